@@ -1,0 +1,34 @@
+#ifndef IVDTOOL_CANDIDATES_HPP_
+#define IVDTOOL_CANDIDATES_HPP_
+
+#include <cstddef>
+#include <vector>
+
+#include "heatmaps.hpp"
+
+namespace ivdtool {
+
+struct CandidateRules {
+  float threshold;           // least value of a peak, > 0
+  float threshold_relative;  // least value of a peak as a share of the channel's largest, 0..1
+  double radius_mm;          // of two peaks this close, the lower one is dropped
+  double spacing_mm[2];      // size of a heatmap cell, row and col
+  std::size_t max_candidates;
+};
+
+struct Candidate {
+  double row;  // heatmap cells
+  double col;
+  double score;  // the heatmap value at the peak cell
+};
+
+// Append the candidates of one heatmap to `candidates`, best score first.
+//
+// A peak is larger than its eight neighbours, where equal values count as falling in raster order
+// and NaN as lower than any number. Peaks are suppressed greedily by score, then in raster order.
+void find_candidates(const float* heatmap, HeatmapShape shape, const CandidateRules& rules,
+                     std::vector<Candidate>& candidates);
+
+}  // namespace ivdtool
+
+#endif  // IVDTOOL_CANDIDATES_HPP_

@@ -1,0 +1,366 @@
+#include "search_ls_chain.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+namespace ivdtool {
+namespace {
+
+// A disc choice the search is told not to make, for the margins.
+struct Forbidden {
+  std::size_t channel;
+  std::int64_t choice;  // a candidate or kMissing
+};
+
+// A candidate of a level. Levels are the channels that have candidates; the others are missing in
+// every labelling and cost a constant.
+struct Choice {
+  std::size_t level;
+  std::size_t channel;
+  std::int64_t candidate;
+  Vector p;                   // about the mean candidate, for precision
+  Vector u;                   // about the mean template point
+  double weight;              // w_i
+  double unary = 0.0;         // score term
+  double completion = 0.0;    // least cost of everything below, given that this choice is made
+  std::size_t successor = 0;  // the next present choice of that completion; 0 is none
+};
+
+// Branch and bound over the present discs, top to bottom. A node is a choice of the first present
+// discs; a child adds the next present one, so missing discs add no nodes.
+//
+// The bound of a node is the sum of
+//   the cost of its discs and steps, each best fitted      (a term added later cannot lower it),
+//   the least completion, in which every later step is fitted on its own and the shape term of
+//   later discs is left out                                (a minimum of sums >= sum of minima).
+class LsChainSearch {
+ public:
+  LsChainSearch(const LsChainProblem& problem, std::size_t n_best, std::int64_t node_budget,
+                const Forbidden* forbidden)
+      : problem_(problem), ranking_(n_best), node_budget_(node_budget) {
+    collect_choices(forbidden);
+    complete();
+  }
+
+  void seed(const std::vector<std::int64_t>& choice) {
+    std::vector<std::size_t> path;
+    for (std::size_t i = 1; i < choices_.size(); ++i) {
+      if (choice[choices_[i].channel] == choices_[i].candidate) path.push_back(i);
+    }
+    offer(path);
+  }
+
+  SearchResult run() {
+    seed_by_alternation();
+    Node root;
+    root.fixed = constant_;
+    expand(root, 0);
+    SearchResult result;
+    result.best = ranking_.best();
+    result.nodes = nodes_;
+    const double best = result.best.empty() ? kInfinity : result.best[0].cost;
+    result.lower_bound = std::min(best, open_bound_);
+    result.optimal = open_bound_ >= best;
+    return result;
+  }
+
+ private:
+  struct Node {
+    std::size_t choice = 0;  // the last present disc; 0 at the root
+    double fixed = 0.0;      // score and missing terms so far
+    double residual = 0.0;   // shape and chain terms so far
+    double bound = 0.0;
+    FitSums sums;
+  };
+
+  void collect_choices(const Forbidden* forbidden) {
+    const CandidateLists& lists = problem_.candidates;
+    const auto total = static_cast<std::size_t>(lists.offsets[lists.channels]);
+    Vector candidate_mean;
+    Vector template_mean;
+    for (std::size_t i = 0; i < total; ++i) {
+      candidate_mean = candidate_mean + (1.0 / static_cast<double>(total)) * lists.position(i);
+    }
+    for (std::size_t i = 0; i < lists.channels; ++i) {
+      template_mean =
+          template_mean + (1.0 / static_cast<double>(lists.channels)) * template_point(i);
+    }
+    choices_.push_back({});  // index 0 stands for none
+    for (std::size_t channel = 0; channel < lists.channels; ++channel) {
+      const std::size_t first = choices_.size();
+      for (std::int64_t i = lists.offsets[channel]; i < lists.offsets[channel + 1]; ++i) {
+        if (forbidden != nullptr && forbidden->channel == channel && forbidden->choice == i) {
+          continue;
+        }
+        const auto index = static_cast<std::size_t>(i);
+        Choice choice{};
+        choice.level = level_begin_.size();
+        choice.channel = channel;
+        choice.candidate = i;
+        choice.p = lists.position(index) - candidate_mean;
+        choice.u = template_point(channel) - template_mean;
+        choice.weight = problem_.disc_weights[channel];
+        choice.unary = problem_.score_weight * (1.0 - std::min(1.0, lists.scores[index]));
+        choices_.push_back(choice);
+      }
+      const bool must_be_present =
+          forbidden != nullptr && forbidden->channel == channel && forbidden->choice == kMissing;
+      const double missing = must_be_present ? kInfinity : problem_.missing_costs[channel];
+      if (choices_.size() == first) {
+        constant_ += missing;
+      } else {
+        level_begin_.push_back(first);
+        missing_.push_back(missing);
+      }
+    }
+    level_begin_.push_back(choices_.size());
+    missing_after_.assign(level_begin_.size() + 1, 0.0);
+    for (std::size_t level = missing_.size(); level-- > 0;) {
+      missing_after_[level] = missing_[level] + missing_after_[level + 1];
+    }
+  }
+
+  Vector template_point(std::size_t channel) const {
+    return {problem_.template_mm[2 * channel], problem_.template_mm[2 * channel + 1]};
+  }
+  std::size_t levels() const { return missing_.size(); }
+  std::size_t next_level(std::size_t choice) const {
+    return choice == 0 ? 0 : choices_[choice].level + 1;
+  }
+
+  bool descends(const Choice& upper, const Choice& lower) const {
+    const double rows = lower.p.row - upper.p.row;
+    return rows > 0.0 && rows >= problem_.min_gap * (lower.u.row - upper.u.row);
+  }
+
+  double step_weight(const Choice& upper, const Choice& lower) const {
+    return problem_.chain_weight *
+           problem_.pair_weights[upper.channel * problem_.candidates.channels + lower.channel];
+  }
+
+  void add_step(FitSums& sums, const Choice& upper, const Choice& lower) const {
+    sums.add_difference(step_weight(upper, lower), lower.p - upper.p, lower.u - upper.u);
+  }
+
+  // The least completion of every choice, from the bottom up; step_cost(upper, lower) and
+  // disc_cost(lower) are the parts that depend on the fit.
+  template <typename StepCost, typename DiscCost>
+  void complete(const StepCost& step_cost, const DiscCost& disc_cost) {
+    for (std::size_t i = choices_.size(); i-- > 0;) {
+      const std::size_t first_level = next_level(i);
+      double least = missing_after_[first_level];
+      std::size_t successor = 0;
+      double skipped = 0.0;
+      for (std::size_t level = first_level; level < levels() && skipped < least; ++level) {
+        for (std::size_t j = level_begin_[level]; j < level_begin_[level + 1]; ++j) {
+          const Choice& lower = choices_[j];
+          if (i != 0 && !descends(choices_[i], lower)) continue;
+          double cost = skipped + lower.unary + disc_cost(lower) + lower.completion;
+          if (cost >= least) continue;
+          if (i != 0) cost += step_cost(choices_[i], lower);
+          if (cost < least) {
+            least = cost;
+            successor = j;
+          }
+        }
+        skipped += missing_[level];
+      }
+      choices_[i].completion = least;
+      choices_[i].successor = successor;
+    }
+  }
+
+  // With every step fitted on its own: a lower bound.
+  void complete() {
+    complete(
+        [this](const Choice& upper, const Choice& lower) {
+          FitSums sums;
+          add_step(sums, upper, lower);
+          return sums.residual(problem_.limits);
+        },
+        [](const Choice&) { return 0.0; });
+  }
+
+  std::vector<std::size_t> least_path() const {
+    std::vector<std::size_t> path;
+    for (std::size_t i = choices_[0].successor; i != 0; i = choices_[i].successor) {
+      path.push_back(i);
+    }
+    return path;
+  }
+
+  FitSums sums_of(const std::vector<std::size_t>& path) const {
+    FitSums sums;
+    for (std::size_t i = 0; i < path.size(); ++i) {
+      const Choice& choice = choices_[path[i]];
+      sums.add_point(choice.weight, choice.p, choice.u);
+      if (i > 0) add_step(sums, choices_[path[i - 1]], choice);
+    }
+    return sums;
+  }
+
+  // A first labelling, so that the search has something to prune with: best path for a fixed fit
+  // and best fit for a fixed path, in turns, from the path of the lower bound.
+  void seed_by_alternation() {
+    constexpr int kMaxTurns = 10;
+    std::vector<Choice> bounds = choices_;
+    std::vector<std::size_t> path = least_path();
+    for (int turn = 0; turn < kMaxTurns && !path.empty(); ++turn) {
+      offer(path);
+      const FitSums sums = sums_of(path);
+      const FitSums centred = sums.centred();
+      const Multiplier fit(centred.pp, centred.pu, problem_.limits);
+      const Vector k = fit.scale * fit.direction;
+      const Vector t = (1.0 / sums.weight) * (sums.u - product(k, sums.p));
+      complete(
+          [&](const Choice& upper, const Choice& lower) {
+            return step_weight(upper, lower) *
+                   squared_norm(product(k, lower.p - upper.p) - (lower.u - upper.u));
+          },
+          [&](const Choice& lower) {
+            return lower.weight * squared_norm(product(k, lower.p) + t - lower.u);
+          });
+      std::vector<std::size_t> next = least_path();
+      if (next == path) break;
+      path = std::move(next);
+    }
+    choices_ = std::move(bounds);
+  }
+
+  // Rank a labelling, if it is feasible. Its terms are summed from the fit itself, free of the
+  // cancellation in FitSums::residual.
+  void offer(const std::vector<std::size_t>& path) {
+    if (path.size() < problem_.min_present) return;
+    const FitSums sums = sums_of(path);
+    const FitSums centred = sums.centred();
+    const Multiplier fit(centred.pp, centred.pu, problem_.limits);
+    const Vector k = fit.scale * fit.direction;
+    const Vector t = (1.0 / sums.weight) * (sums.u - product(k, sums.p));
+
+    Labelling labelling;
+    labelling.choice.assign(problem_.candidates.channels, kMissing);
+    labelling.multiplier = k;
+    labelling.terms.missing = constant_;
+    std::size_t level = 0;
+    for (std::size_t i = 0; i < path.size(); ++i) {
+      const Choice& choice = choices_[path[i]];
+      labelling.choice[choice.channel] = choice.candidate;
+      labelling.terms.shape += choice.weight * squared_norm(product(k, choice.p) + t - choice.u);
+      labelling.terms.score += choice.unary;
+      for (; level < choice.level; ++level) labelling.terms.missing += missing_[level];
+      ++level;
+      if (i == 0) continue;
+      const Choice& upper = choices_[path[i - 1]];
+      if (!descends(upper, choice)) return;
+      labelling.terms.chain += step_weight(upper, choice) *
+                               squared_norm(product(k, choice.p - upper.p) - (choice.u - upper.u));
+    }
+    labelling.terms.missing += missing_after_[level];
+    labelling.cost = labelling.terms.total();
+    if (labelling.cost < ranking_.limit()) ranking_.add(std::move(labelling));
+  }
+
+  // Explore a node; false once the budget is spent. depth is the number of present discs.
+  bool expand(const Node& node, std::size_t depth) {
+    const std::size_t first_level = next_level(node.choice);
+    if (node.fixed + node.residual + missing_after_[first_level] < ranking_.limit()) offer(path_);
+
+    if (children_.size() <= depth) children_.resize(depth + 1);
+    std::vector<Node> children = std::move(children_[depth]);  // reused, to spare allocations
+    children.clear();
+    double skipped = 0.0;
+    for (std::size_t level = first_level; level < levels(); ++level) {
+      if (node.fixed + node.residual + skipped >= ranking_.limit()) break;
+      for (std::size_t j = level_begin_[level]; j < level_begin_[level + 1]; ++j) {
+        const Choice& choice = choices_[j];
+        if (node.choice != 0 && !descends(choices_[node.choice], choice)) continue;
+        Node child;
+        child.fixed = node.fixed + skipped + choice.unary;
+        if (child.fixed + node.residual + choice.completion >= ranking_.limit()) continue;
+        child.choice = j;
+        child.sums = node.sums;
+        child.sums.add_point(choice.weight, choice.p, choice.u);
+        if (node.choice != 0) add_step(child.sums, choices_[node.choice], choice);
+        // The true residual cannot fall; rounding may.
+        child.residual = std::max(node.residual, child.sums.residual(problem_.limits));
+        child.bound = child.fixed + child.residual + choice.completion;
+        if (child.bound < ranking_.limit()) children.push_back(child);
+      }
+      skipped += missing_[level];
+    }
+    std::sort(children.begin(), children.end(), [](const Node& a, const Node& b) {
+      return a.bound != b.bound ? a.bound < b.bound : a.choice < b.choice;
+    });
+
+    bool within_budget = true;
+    for (const Node& child : children) {
+      if (child.bound >= ranking_.limit()) break;
+      if (!within_budget || nodes_ >= node_budget_) {
+        open_bound_ = std::min(open_bound_, child.bound);
+        within_budget = false;
+        break;
+      }
+      ++nodes_;
+      path_.push_back(child.choice);
+      within_budget = expand(child, depth + 1);
+      path_.pop_back();
+    }
+    children_[depth] = std::move(children);
+    return within_budget;
+  }
+
+  const LsChainProblem& problem_;
+  Ranking ranking_;
+  std::int64_t node_budget_;
+  std::int64_t nodes_ = 0;
+  double open_bound_ = kInfinity;  // least bound of the nodes the budget left unexplored
+  double constant_ = 0.0;          // cost of the channels without candidates
+  std::vector<Choice> choices_;
+  std::vector<std::size_t> level_begin_;
+  std::vector<double> missing_;        // by level
+  std::vector<double> missing_after_;  // cost of missing this and all later levels
+  std::vector<std::size_t> path_;
+  std::vector<std::vector<Node>> children_;  // by depth
+};
+
+// The margin of one disc: search again without the choice made for it.
+Margin find_margin(const LsChainProblem& problem, const std::vector<Labelling>& best,
+                   std::size_t channel, std::int64_t& node_budget) {
+  const std::vector<std::int64_t>& chosen = best[0].choice;
+  const Forbidden forbidden{channel, chosen[channel]};
+  LsChainSearch search(problem, 1, node_budget, &forbidden);
+  for (const Labelling& other : best) {
+    if (other.choice[channel] != chosen[channel]) search.seed(other.choice);
+  }
+  std::vector<std::int64_t> exchanged = chosen;
+  for (std::int64_t i = problem.candidates.offsets[channel];
+       i < problem.candidates.offsets[channel + 1]; ++i) {
+    exchanged[channel] = i;
+    if (i != chosen[channel]) search.seed(exchanged);
+  }
+  exchanged[channel] = kMissing;
+  if (chosen[channel] != kMissing) search.seed(exchanged);
+
+  const SearchResult result = search.run();
+  node_budget -= result.nodes;
+  return {std::max(0.0, result.lower_bound - best[0].cost), result.optimal};
+}
+
+}  // namespace
+
+SearchResult search_ls_chain(const LsChainProblem& problem, std::size_t n_best,
+                             std::int64_t node_budget, bool with_margins) {
+  SearchResult result = LsChainSearch(problem, n_best, node_budget, nullptr).run();
+  if (!with_margins || result.best.empty()) return result;
+  for (std::size_t channel = 0; channel < problem.candidates.channels; ++channel) {
+    // Nothing is known about the alternatives to a labelling that may not be the best.
+    result.margins.push_back(result.optimal
+                                 ? find_margin(problem, result.best, channel, node_budget)
+                                 : Margin{0.0, false});
+  }
+  return result;
+}
+
+}  // namespace ivdtool

@@ -1,0 +1,145 @@
+#include "search_paper.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace ivdtool {
+namespace {
+
+// With v1 and v5 fixed every disc contributes on its own, so the best choice is made disc by disc.
+class PaperSearch {
+ public:
+  PaperSearch(const PaperProblem& problem, std::size_t n_best)
+      : problem_(problem), lists_(problem.candidates), ranking_(n_best) {
+    const Vector origin = template_point(problem.first_anchor);
+    const double unit = std::sqrt(squared_norm(template_point(problem.second_anchor) - origin));
+    for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
+      targets_.push_back((1.0 / unit) * (template_point(channel) - origin));
+    }
+    costs_.resize(end(lists_.channels - 1));
+    cheapest_.resize(lists_.channels);
+    rest_.resize(lists_.channels + 1);
+    choice_.assign(lists_.channels, kMissing);
+  }
+
+  SearchResult run() {
+    for_each_anchor_pair([this](double total) {
+      if (total < ranking_.limit()) enumerate(0, 0.0);
+    });
+    SearchResult result;
+    result.best = ranking_.best();
+    result.nodes = nodes_;
+    if (result.best.empty()) return result;
+    result.margins = margins(result.best[0]);
+    for (Labelling& labelling : result.best) {
+      labelling.cost = finish(labelling.cost);
+      labelling.terms.shape = labelling.cost;
+    }
+    result.lower_bound = result.best[0].cost;
+    return result;
+  }
+
+ private:
+  std::size_t begin(std::size_t channel) const {
+    return static_cast<std::size_t>(lists_.offsets[channel]);
+  }
+  std::size_t end(std::size_t channel) const { return begin(channel + 1); }
+  Vector template_point(std::size_t channel) const {
+    return {problem_.template_mm[2 * channel], problem_.template_mm[2 * channel + 1]};
+  }
+  double finish(double total) const { return problem_.squared ? std::sqrt(total) : total; }
+
+  // Call visit(total) for every choice of v1 and v5, total being the least cost it allows.
+  template <typename Visit>
+  void for_each_anchor_pair(const Visit& visit) {
+    for (v1_ = begin(problem_.first_anchor); v1_ < end(problem_.first_anchor); ++v1_) {
+      for (v5_ = begin(problem_.second_anchor); v5_ < end(problem_.second_anchor); ++v5_) {
+        const Vector origin = lists_.position(v1_);
+        const double unit = std::sqrt(squared_norm(lists_.position(v5_) - origin));
+        if (!(unit > 0.0)) continue;  // coincident anchors give no scale
+        ++nodes_;
+        visit(set_costs(origin, unit));
+      }
+    }
+  }
+
+  // The cost of every candidate given the anchors. Other candidates of the anchors cost infinity.
+  double set_costs(Vector origin, double unit) {
+    for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
+      double least = kInfinity;
+      for (std::size_t i = begin(channel); i < end(channel); ++i) {
+        const double distance =
+            squared_norm(targets_[channel] - (1.0 / unit) * (lists_.position(i) - origin));
+        costs_[i] = problem_.squared ? distance : std::sqrt(distance);
+        if (channel == problem_.first_anchor && i != v1_) costs_[i] = kInfinity;
+        if (channel == problem_.second_anchor && i != v5_) costs_[i] = kInfinity;
+        least = std::min(least, costs_[i]);
+      }
+      cheapest_[channel] = begin(channel) == end(channel) ? 0.0 : least;
+    }
+    for (std::size_t channel = lists_.channels; channel-- > 0;) {
+      rest_[channel] = cheapest_[channel] + rest_[channel + 1];
+    }
+    return rest_[0];
+  }
+
+  // All labellings of these anchors that enter the ranking. rest_ is the exact cost of the
+  // remaining channels, so every branch taken ends in such a labelling.
+  void enumerate(std::size_t channel, double cost) {
+    if (channel == lists_.channels) {
+      Labelling labelling;
+      labelling.choice = choice_;
+      labelling.cost = cost;
+      ranking_.add(std::move(labelling));
+      return;
+    }
+    if (begin(channel) == end(channel)) return enumerate(channel + 1, cost);
+    for (std::size_t i = begin(channel); i < end(channel); ++i) {
+      if (!(cost + costs_[i] + rest_[channel + 1] < ranking_.limit())) continue;
+      ++nodes_;
+      choice_[channel] = static_cast<std::int64_t>(i);
+      enumerate(channel + 1, cost + costs_[i]);
+    }
+    choice_[channel] = kMissing;
+  }
+
+  // Min-marginals: the cost of a pair of anchors, with the one disc exchanged.
+  std::vector<Margin> margins(const Labelling& best) {
+    std::vector<double> least(lists_.channels, kInfinity);
+    for_each_anchor_pair([&](double total) {
+      for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
+        for (std::size_t i = begin(channel); i < end(channel); ++i) {
+          if (static_cast<std::int64_t>(i) == best.choice[channel]) continue;
+          if (costs_[i] == kInfinity) continue;
+          least[channel] = std::min(least[channel], total - cheapest_[channel] + costs_[i]);
+        }
+      }
+    });
+    std::vector<Margin> margins(lists_.channels);
+    for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
+      margins[channel].value = std::max(0.0, finish(least[channel]) - finish(best.cost));
+    }
+    return margins;
+  }
+
+  const PaperProblem& problem_;
+  const CandidateLists& lists_;
+  Ranking ranking_;
+  std::int64_t nodes_ = 0;
+  std::size_t v1_ = 0;
+  std::size_t v5_ = 0;
+  std::vector<Vector> targets_;   // the normalised template
+  std::vector<double> costs_;     // by candidate
+  std::vector<double> cheapest_;  // by channel
+  std::vector<double> rest_;      // least cost of this and all later channels
+  std::vector<std::int64_t> choice_;
+};
+
+}  // namespace
+
+SearchResult search_paper(const PaperProblem& problem, std::size_t n_best) {
+  return PaperSearch(problem, n_best).run();
+}
+
+}  // namespace ivdtool

@@ -1,0 +1,5 @@
+"""``python -m ivdtool``."""
+
+from ivdtool.cli import main
+
+main()

@@ -1,0 +1,101 @@
+"""File names and safe writing: a file appears under its final name complete, or not at all."""
+
+import gzip
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ivdtool.errors import UsageError
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+__all__ = ["NIFTI_SUFFIXES", "atomic_write", "atomic_writes", "nifti_bytes", "nifti_stem"]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+def nifti_stem(path: str | Path) -> str:
+    """Return the file name without folder and without .nii or .nii.gz.
+
+    Raises:
+        UsageError: the name has another ending.
+    """
+    name = Path(path).name
+    for suffix in NIFTI_SUFFIXES:
+        if name.endswith(suffix) and name != suffix:
+            return name.removesuffix(suffix)
+    raise UsageError(f"{path}: not a NIfTI file name; let it end in .nii.gz or .nii")
+
+
+def nifti_bytes(image: "nib.Nifti1Image", path: str | Path) -> bytes:
+    """Return the contents of an image file, compressed if `path` ends in .gz.
+
+    No file name and no time go into the gzip header: the same image makes the same bytes.
+    """
+    content = image.to_bytes()
+    if Path(path).suffix == ".gz":
+        content = gzip.compress(content, compresslevel=6, mtime=0)
+    return content
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    The temporary name is hidden and keeps the suffixes of `path`, by which some writers choose
+    their format. Whatever ends the block early, an interrupt included, removes it. The block
+    should do nothing but write: an `OSError` in it is reported as one about `path`.
+
+    Raises:
+        UsageError: `path` cannot be written.
+    """
+    with atomic_writes(path) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_writes(*paths: str | Path) -> Iterator[tuple[Path, ...]]:
+    """Do as `atomic_write` for files that belong together: all appear, or none.
+
+    Raises:
+        UsageError: one of `paths` cannot be written.
+    """
+    targets = tuple(Path(path) for path in paths)
+    with ExitStack() as cleanup:
+        temporaries = tuple(_reserve(target, cleanup) for target in targets)
+        with _usage_errors(targets[0]):
+            yield temporaries
+        for temporary, target in zip(temporaries, targets, strict=True):
+            with _usage_errors(target):
+                temporary.replace(target)
+            cleanup.callback(target.unlink, missing_ok=True)  # until the last one is in place
+        cleanup.pop_all()
+
+
+def _reserve(target: Path, cleanup: ExitStack) -> Path:
+    if not target.parent.is_dir():
+        raise UsageError(f"{target}: output folder missing: {target.parent}; create it first")
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; give a file name")
+    temporary = target.with_name(f".{secrets.token_hex(8)}{''.join(target.suffixes[-2:])}")
+    with _usage_errors(target):
+        temporary.touch(exist_ok=False)
+    cleanup.callback(_remove, temporary)
+    return temporary
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # the error that led here is the one to report
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _usage_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"{target}: not writable: {reason}") from error

@@ -1,0 +1,121 @@
+"""Load a model file and run its network: images in, heatmaps out."""
+
+import hashlib
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ivdtool.errors import ModelError, UsageError
+from ivdtool.heatmaps import Heatmaps
+from ivdtool.metadata import ModelInfo
+from ivdtool.preprocessing import Image
+
+__all__ = ["DEFAULT_MODEL", "INFO_FILE", "Model", "load_model", "model_path"]
+
+DEFAULT_MODEL = "robust"
+INFO_FILE = "ivdtool.json"  # inside the TorchScript archive
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model file.
+
+    Attributes:
+        info: what the file says of itself.
+        sha256: of the file.
+        network: TorchScript module, (N, 1, H, W) -> (N, V, H / stride, W / stride).
+        device: where it runs.
+    """
+
+    info: ModelInfo
+    sha256: str
+    network: Any
+    device: torch.device
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Image]) -> list[Heatmaps]:
+        """Return the heatmaps of images of equal shape, in one batch."""
+        batch = torch.from_numpy(np.stack([image.pixels for image in images])[:, None])
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        # the profiling executor would compile anew for every image shape, which takes seconds
+        with torch.jit.optimized_execution(False):
+            values = self.network(batch).float().cpu().contiguous().numpy()
+        return [
+            Heatmaps(
+                values=channels,
+                labels=self.info.labels,
+                stride=self.info.stride,
+                spacing_mm=(
+                    image.grid.spacing_mm[0] * self.info.stride,
+                    image.grid.spacing_mm[1] * self.info.stride,
+                ),
+            )
+            for image, channels in zip(images, values, strict=True)
+        ]
+
+
+def model_path(model: str | Path | None) -> Path:
+    """Return the file of a model: a path, or the name of one inside the package.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    name = str(model or DEFAULT_MODEL)
+    if "/" not in name and not name.endswith(".pt"):
+        path = Path(str(files("ivdtool") / "models" / f"{name}.pt"))
+        if not path.is_file():
+            known = sorted(p.stem for p in path.parent.glob("*.pt"))
+            raise ModelError(f"no model is called {name!r}; known are {', '.join(known) or 'none'}")
+        return path
+    if not Path(name).is_file():
+        raise ModelError(f"{name}: no such model file")
+    return Path(name)
+
+
+def load_model(
+    model: str | Path | None = None, device: str = "auto", threads: int | None = None
+) -> Model:
+    """Load a model by name or file; the one inside the package by default.
+
+    Args:
+        model: name or .pt file.
+        device: ``auto`` (CUDA when there), ``cpu`` or ``cuda``.
+        threads: CPU threads of the network, for this process; torch decides when None.
+
+    Raises:
+        ModelError: the file is missing, damaged or incompatible.
+        UsageError: the device is not there.
+    """
+    path = model_path(model)
+    place = _device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        content = path.read_bytes()
+        extra = {INFO_FILE: b""}
+        # TorchScript executes what the archive holds, but no Python
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+            network = torch.jit.load(str(path), map_location=place, _extra_files=extra)
+        info = ModelInfo.from_json(extra[INFO_FILE])
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from error
+    except (RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(f"{path}: damaged or not an ivdtool model file ({reason})") from error
+    return Model(info, hashlib.sha256(content).hexdigest(), network.eval(), place)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device here; use --device cpu")
+    return torch.device(name)

@@ -1,0 +1,343 @@
+"""The result of one image, and label files read back: discs as points in the world."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.affines import apply_affine
+
+from ivdtool import __version__
+from ivdtool.discs import ALL_LABELS, disc_name
+from ivdtool.errors import InputError
+from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
+from ivdtool.volumes import Volume, read_volume
+
+__all__ = ["Disc", "DiscLabels", "LabelPoints", "find_label_file", "read_labels"]
+
+Point = npt.NDArray[np.float64]
+
+LABEL_SUFFIXES = ("_label-discs_dlabel", "_labels-disc-manual", "_label-disc", "_label-discs")
+LANDMARKS = (49, 50, 60)  # pontomedullary groove and junction, conus: known, but no discs
+MAX_ROUNDING = 0.05  # of a label value stored as float
+MAX_SIDECAR_VOXELS = 1.5  # rounding moves a point by 0.5 voxels, sharing with a neighbour by 1 more
+JSON_DECIMALS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Disc:
+    """One disc found in an image, at its posterior tip.
+
+    Attributes:
+        label: SCT value, 3..25.
+        world_mm: (3,) RAS+ world mm of the image's own affine, sub-voxel.
+        voxel: (3,) the same point in voxel coordinates, fractional.
+        score: heatmap value at the point.
+        confidence: probability that the disc lies within 5 mm of the point and has this label.
+        status: how it was found, e.g. ``detected``.
+        margin: by how much the best solution without this choice costs more; None if unknown.
+
+    Raises:
+        ValueError: no disc has this label, or a point is not three finite numbers.
+    """
+
+    label: int
+    world_mm: Point
+    voxel: Point
+    score: float
+    confidence: float
+    status: str = "detected"
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        disc_name(self.label)  # raises for labels that no disc has
+        for name in ("world_mm", "voxel"):
+            point = np.array(getattr(self, name), dtype=np.float64)
+            if point.shape != (3,) or not np.isfinite(point).all():
+                raise ValueError(f"{name} must be three finite numbers, not {point}")
+            point.flags.writeable = False
+            object.__setattr__(self, name, point)
+
+    @property
+    def name(self) -> str:
+        """E.g. ``C2/C3``."""
+        return disc_name(self.label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the disc as it stands in the sidecar."""
+        return {
+            "label": self.label,
+            "name": self.name,
+            "world_mm": self.world_mm,
+            "voxel": self.voxel,
+            "score": self.score,
+            "confidence": self.confidence,
+            "status": self.status,
+            "margin": self.margin,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class DiscLabels:
+    """The discs of one image, with what is needed to write them on the image's own grid.
+
+    Attributes:
+        discs: by label, each label once.
+        source: the image file.
+        header: the image's header; the label file copies its geometry from it.
+        search: summary of the skeleton search, for the sidecar.
+        warnings: what is doubtful, one line each.
+        model: what made the labels: ``ModelName``, ``ModelSHA256``.
+
+    Raises:
+        ValueError: labels that are not strictly increasing.
+    """
+
+    discs: tuple[Disc, ...]
+    source: Path
+    header: nib.Nifti1Header
+    search: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    model: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        labels = [disc.label for disc in self.discs]
+        if any(a >= b for a, b in pairwise(labels)):
+            raise ValueError(f"disc labels must be strictly increasing, not {labels}")
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64]:
+        """(4, 4) voxel index to RAS+ world mm."""
+        return np.asarray(self.header.get_best_affine(), dtype=np.float64)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the label image: (I, J, K), or (I, J) where the image is stored as one 2-D slice."""
+        return tuple(self.header.get_data_shape()[:3])
+
+    def to_nifti(self) -> nib.Nifti1Image:
+        """Return the label image: uint8, one voxel per disc, geometry bit for bit the source's.
+
+        A disc whose voxel is taken, or outside the grid, gets the nearest free one.
+        """
+        grid = np.zeros((*self.shape, 1)[:3], dtype=np.uint8)
+        for disc in self.discs:
+            grid[_nearest_free_voxel(grid, disc.voxel, self.affine)] = disc.label
+        header = self.header.copy()
+        header.extensions.clear()  # may name the patient, and describe the image, not the labels
+        header.set_data_dtype(np.uint8)
+        header.set_data_shape(self.shape)
+        header["cal_min"] = header["cal_max"] = 0  # the display window of the image
+        header.set_intent("none")
+        image = grid.reshape(self.shape)
+        if isinstance(header, nib.Nifti2Header):
+            return nib.Nifti2Image(image, None, header)
+        return nib.Nifti1Image(image, None, header)  # None: keep the header's own affines
+
+    def to_dict(self, date: str | None = None) -> dict[str, Any]:
+        """Return the sidecar; plain Python values, numbers rounded to 1e-6, NaN and inf None."""
+        generator = {"Name": "ivdtool", "Version": __version__, **self.model}
+        if date is not None:
+            generator["Date"] = date
+        sidecar: dict[str, Any] = _plain(
+            {
+                "SpatialReference": "orig",
+                "GeneratedBy": [generator],
+                "LabelConvention": "SCT",
+                "PointPosition": "posterior tip",
+                "Discs": [disc.to_dict() for disc in self.discs],
+                "Search": self.search,
+                "Warnings": self.warnings,
+            }
+        )
+        return sidecar
+
+    def to_json(self, date: str | None = None) -> str:
+        """Return `to_dict` as text, the same bytes for the same labels."""
+        return json.dumps(self.to_dict(date), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the label image and its sidecar; see `ivdtool.writers.write_labels`."""
+        from ivdtool.writers import write_labels  # writers import this module
+
+        write_labels(self, path)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelPoints:
+    """Disc points read from a label file.
+
+    Attributes:
+        points: label to (3,) RAS+ world mm, by label.
+        unknown: labels that may be in view but were not annotated; they count for nothing.
+        absent: labels known to be out of view.
+        uncertain: labels among `points` that the annotator doubts.
+        warnings: what is odd about the file, one line each.
+    """
+
+    points: Mapping[int, Point]
+    unknown: frozenset[int] = frozenset()
+    absent: frozenset[int] = frozenset()
+    uncertain: frozenset[int] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+
+def find_label_file(image: str | Path, dataset: str | Path) -> Path | None:
+    """Return the disc label file of an image of a BIDS data set, None if there is none.
+
+    Looks in ``derivatives/labels`` for the names in use (``_labels-manual`` holds vertebrae and
+    is never read). A sidecar without its image is found too.
+
+    Raises:
+        InputError: the image is not inside the data set.
+    """
+    image, dataset = Path(image).absolute(), Path(dataset).absolute()
+    if not image.is_relative_to(dataset):
+        raise InputError(f"{image}: not inside the data set {dataset}")
+    folder = dataset / "derivatives" / "labels" / image.parent.relative_to(dataset)
+    names = (
+        nifti_stem(image) + label + suffix
+        for suffix in (*NIFTI_SUFFIXES, ".json")
+        for label in LABEL_SUFFIXES
+    )
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_labels(path: str | Path) -> LabelPoints:
+    """Read disc points from a label image, its sidecar, or both.
+
+    The sidecar beside a label image gives the exact points, and what is unknown, absent or
+    uncertain. Where the two disagree the image holds: it is what label editors change.
+
+    Args:
+        path: a .nii, .nii.gz or .json file; values by the SCT convention. Values 1 and 2 and
+            those above 25 are left out.
+
+    Raises:
+        InputError: the file is unreadable, has values that are no integers, or a label twice.
+    """
+    path = Path(path)
+    if path.name.endswith(".json"):
+        return _checked(_read_sidecar(path))
+    volume = read_volume(path)
+    found = _read_image(volume)
+    sidecar = path.with_name(f"{nifti_stem(path)}.json")
+    if sidecar.is_file():
+        found = _refine(found, _read_sidecar(sidecar), volume.affine)
+    return _checked(found)
+
+
+def _read_image(volume: Volume) -> LabelPoints:
+    background = -volume.inter / volume.slope
+    voxels = np.argwhere(volume.data != background)
+    stored = volume.data[tuple(voxels.T)].astype(np.float64) * volume.slope + volume.inter
+    if not np.isfinite(stored).all() or (np.abs(stored - np.rint(stored)) > MAX_ROUNDING).any():
+        raise InputError(f"{volume.path}: values that are no integers; not a label image")
+    values, first, counts = np.unique(np.rint(stored), return_index=True, return_counts=True)
+    repeated = [int(value) for value in values[counts > 1] if value in ALL_LABELS]
+    if repeated:
+        raise InputError(f"{volume.path}: label {repeated[0]} in more than one voxel; keep one")
+    world = apply_affine(volume.affine, voxels[first])
+    points = {int(value): point for value, point in zip(values, world, strict=True) if value != 0}
+    return LabelPoints(points, warnings=volume.warnings)
+
+
+def _read_sidecar(path: Path) -> LabelPoints:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        discs = document.get("Discs", ())
+        points = [_sidecar_point(disc) for disc in discs if _position(disc) is not None]
+        if len(points) != len(dict(points)):
+            raise ValueError("a label is given twice")
+        return LabelPoints(
+            dict(points),
+            unknown=frozenset(map(index, document.get("UnknownLabels", ()))),
+            absent=frozenset(map(index, document.get("AbsentLabels", ()))),
+            uncertain=frozenset(index(d["label"]) for d in discs if not d.get("certain", True)),
+        )
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a disc label sidecar: {error}") from error
+
+
+def _position(disc: Mapping[str, Any]) -> Any:
+    return disc.get("posterior_mm") or disc.get("world_mm")
+
+
+def _sidecar_point(disc: Mapping[str, Any]) -> tuple[int, Point]:
+    label, point = index(disc["label"]), np.array(_position(disc), dtype=np.float64)
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise ValueError(f"label {label} is not at three finite numbers")
+    return label, point
+
+
+def _refine(
+    image: LabelPoints, sidecar: LabelPoints, affine: npt.NDArray[np.float64]
+) -> LabelPoints:
+    """The points of a label image, made exact by its sidecar."""
+    to_voxels = np.linalg.inv(affine[:3, :3])
+    exact = {
+        label: sidecar.points[label]
+        for label, point in image.points.items()
+        if label in sidecar.points
+        and np.abs(to_voxels @ (sidecar.points[label] - point)).max() <= MAX_SIDECAR_VOXELS
+    }
+    warnings = image.warnings
+    different = (image.points.keys() | sidecar.points.keys()) & (set(ALL_LABELS) - exact.keys())
+    if sidecar.points and different:
+        warnings += (f"labels {sorted(different)} differ from the sidecar; the image is taken",)
+    return replace(sidecar, points={**image.points, **exact}, warnings=warnings)
+
+
+def _checked(found: LabelPoints) -> LabelPoints:
+    """Only the discs, by label, with warnings for what is left out or out of order."""
+    points = {label: found.points[label] for label in sorted(found.points) if label in ALL_LABELS}
+    warnings = found.warnings
+    ignored = sorted(found.points.keys() - points.keys() - set(LANDMARKS))
+    if ignored:
+        warnings += (f"values {ignored} are no discs and are left out",)
+    for label, below in pairwise(points):
+        if points[label][2] <= points[below][2]:
+            warnings += (
+                f"{disc_name(below)} ({below}) does not lie below {disc_name(label)} ({label})",
+            )
+    uncertain = found.uncertain.intersection(points)
+    return replace(found, points=points, uncertain=uncertain, warnings=warnings)
+
+
+def _nearest_free_voxel(
+    grid: npt.NDArray[np.uint8], voxel: Point, affine: npt.NDArray[np.float64]
+) -> tuple[int, int, int]:
+    """Index of the voxel without a label nearest to `voxel` in mm; ties by index."""
+    last = np.array(grid.shape) - 1
+    i, j, k = np.clip(np.rint(voxel).astype(int), 0, last)
+    if not grid[i, j, k]:
+        return i, j, k
+    reach = np.count_nonzero(grid)  # no more voxels than that are taken along any axis
+    first = [max(n - reach, 0) for n in (i, j, k)]
+    window = grid[first[0] : i + reach + 1, first[1] : j + reach + 1, first[2] : k + reach + 1]
+    free = np.argwhere(window == 0) + first
+    distance_mm = np.linalg.norm((free - voxel) @ affine[:3, :3].T, axis=1)
+    i, j, k = free[distance_mm.argmin()]
+    return i, j, k
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return round(value, JSON_DECIMALS) + 0.0 if math.isfinite(value) else None  # no -0.0
+    return value

@@ -1,0 +1,187 @@
+"""The method: from a volume to disc labels, one line per stage."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ivdtool.candidates import find_candidates
+from ivdtool.errors import NoDiscError, UsageError
+from ivdtool.inference import Model, load_model
+from ivdtool.labels import Disc, DiscLabels
+from ivdtool.metadata import ModelInfo
+from ivdtool.plane import PlaneConfig, find_plane
+from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
+from ivdtool.search import Assignment, search_skeleton
+from ivdtool.volumes import Volume, read_volume
+
+__all__ = [
+    "LabelConfig",
+    "PlaneConfig",
+    "Result",
+    "adapt_preprocessing",
+    "label",
+    "label_discs",
+]
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What a user may change of the method; None keeps what the model file says.
+
+    Attributes:
+        preprocessing: replaces the model's.
+        plane: how the sagittal plane is looked for.
+    """
+
+    preprocessing: PreprocessingConfig | None = None
+    plane: PlaneConfig = field(default_factory=PlaneConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The labels of one image with what led to them.
+
+    Attributes:
+        labels: the discs.
+        image: the sagittal slab the network saw.
+        assignment: the skeleton search's answer.
+        seconds: time per stage.
+    """
+
+    labels: DiscLabels
+    image: Image
+    assignment: Assignment
+    seconds: dict[str, float]
+
+
+def label(
+    path: str | Path,
+    *,
+    model: Model | str | Path | None = None,
+    volume: int | str | None = None,
+    config: LabelConfig | None = None,
+) -> DiscLabels:
+    """Find and name the discs of one sagittal MRI.
+
+    Args:
+        path: a .nii or .nii.gz file.
+        model: a loaded model, or its name or file; the one inside the package by default.
+        volume: which volume of a 4-D file: an index, or ``"mean"``.
+        config: see `LabelConfig`.
+
+    Raises:
+        InputError: the image is unreadable or invalid.
+        ModelError: the model file is missing, damaged or incompatible.
+        NoDiscError: no disc was found.
+    """
+    loaded = model if isinstance(model, Model) else load_model(model)
+    return label_discs(read_volume(path, volume), loaded, config or LabelConfig()).labels
+
+
+def adapt_preprocessing(
+    base: PreprocessingConfig,
+    slices: int | None = None,
+    slab_mm: float | None = None,
+    normalisation: str | None = None,
+) -> PreprocessingConfig:
+    """Return `base` with what is not None replaced.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    changes = {"slices": slices, "slab_mm": slab_mm, "normalisation": normalisation}
+    try:
+        return replace(base, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
+    """Run all stages on one volume, in the order of paper 1, section 3.
+
+    Raises:
+        InputError: the volume has nothing to label in it.
+        NoDiscError: no disc was found.
+    """
+    info, seconds = model.info, dict[str, float]()
+    preprocessing = config.preprocessing or info.preprocessing
+    with _timed(seconds, "plane"):
+        plane = find_plane(volume, preprocessing, config.plane, model.predict)
+    with _timed(seconds, "preprocessing"):
+        image = prepare_image(volume, preprocessing, plane)
+    with _timed(seconds, "network"):
+        heatmaps = model.predict([image])[0]
+    with _timed(seconds, "candidates"):
+        candidates = find_candidates(heatmaps, info.candidates)
+    with _timed(seconds, "search"):
+        assignment = search_skeleton(candidates, info.skeleton, info.search)
+    if not assignment.labels:
+        raise NoDiscError(
+            f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
+        )
+    return Result(_make_labels(volume, image, assignment, model), image, assignment, seconds)
+
+
+def _make_labels(volume: Volume, image: Image, assignment: Assignment, model: Model) -> DiscLabels:
+    world = image.grid.pixel_to_world(assignment.positions)
+    voxels = image.grid.pixel_to_voxel(assignment.positions)
+    mean_score = float(np.mean(assignment.scores))
+    discs = tuple(
+        Disc(
+            label=label,
+            world_mm=world[index],
+            voxel=voxels[index],
+            score=float(assignment.scores[index]),
+            confidence=model.info.calibration.confidence(
+                float(assignment.scores[index]), float(assignment.margins[index]), mean_score
+            ),
+            margin=float(assignment.margins[index]),
+        )
+        for index, label in enumerate(assignment.labels)
+    )
+    return DiscLabels(
+        discs=discs,
+        source=volume.path,
+        header=volume.header,
+        search=_summary(assignment, model.info),
+        warnings=volume.warnings,
+        model={"ModelName": model.info.name, "ModelSHA256": model.sha256},
+    )
+
+
+def _summary(assignment: Assignment, info: ModelInfo) -> dict[str, Any]:
+    """The sidecar's account of the search: what it minimised, what it found, what came next."""
+    return {
+        "mode": info.search.mode,
+        "cost": assignment.cost,
+        "terms": assignment.terms,
+        "optimal": assignment.optimal,
+        "lower_bound": assignment.lower_bound,
+        "nodes": assignment.nodes,
+        "shift_margin": assignment.shift_margin,
+        "scale": assignment.scale,
+        "rotation_rad": assignment.rotation_rad,
+        "alternatives": [
+            {
+                "cost": alternative.cost,
+                "labels": [
+                    label
+                    for label, choice in zip(info.labels, alternative.choice, strict=True)
+                    if choice >= 0
+                ],
+            }
+            for alternative in assignment.alternatives
+        ],
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started

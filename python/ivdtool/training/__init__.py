@@ -1,0 +1,1 @@
+"""Training: from labelled data sets to a model file."""

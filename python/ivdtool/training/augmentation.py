@@ -1,0 +1,234 @@
+"""Image and points moved together, fields of view cropped, contrasts varied.
+
+All of it is drawn from an explicit generator, so that a sample is a function of its seed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["AugmentationConfig", "Crop", "augment", "vary_contrast"]
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Ranges are half-widths around the identity; shares are probabilities.
+
+    Attributes:
+        rotation_deg: in-plane rotation, +-.
+        scale: log-uniform in 1/scale .. scale.
+        aspect: rows against columns, log-uniform, likewise.
+        bend_mm: largest sideways bend of the column.
+        shift_mm: how far from the window's middle the spine may lie, along columns.
+        crop_rows: share of samples whose field of view is cut at the top and bottom.
+        crop_cols: share of samples whose field of view is cut in front and behind.
+        min_rows_mm: smallest height that a cut leaves.
+        gamma: log-uniform in 1/gamma .. gamma.
+        tone: share with a random tone curve.
+        invert: share with inverted contrast.
+        bias: strength of the smooth bias field (log of the gain, standard deviation).
+        noise: largest standard deviation of noise, of the [0, 1] range.
+        blur: share blurred, by up to 1.5 pixels.
+        coarse: share resampled to half or third resolution and back.
+    """
+
+    rotation_deg: float = 12.0
+    scale: float = 1.25
+    aspect: float = 1.08
+    bend_mm: float = 12.0
+    shift_mm: float = 70.0
+    crop_rows: float = 0.5
+    crop_cols: float = 0.3
+    min_rows_mm: float = 70.0
+    gamma: float = 1.8
+    tone: float = 0.3
+    invert: float = 0.12
+    bias: float = 0.35
+    noise: float = 0.07
+    blur: float = 0.25
+    coarse: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("crop_rows", "crop_cols", "tone", "invert", "blur", "coarse"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, not {getattr(self, name)}")
+        for name in ("scale", "aspect", "gamma"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A training window cut from an image.
+
+    Attributes:
+        pixels: (H, W) float32 in [0, 1]; 0 outside the field of view.
+        points: (N, 2) the moved points, window (row, col).
+        inside_mm: (N,) distance of each point to the border of the visible field, mm; negative
+            outside.
+    """
+
+    pixels: Tensor
+    points: npt.NDArray[np.float64]
+    inside_mm: npt.NDArray[np.float64]
+
+
+def augment(
+    pixels: Tensor,
+    points: npt.NDArray[np.float64],
+    spine_col: float,
+    size: tuple[int, int],
+    config: AugmentationConfig,
+    rng: np.random.Generator,
+) -> Crop:
+    """Cut one randomly moved window of `size` from an image of 1 mm pixels.
+
+    Args:
+        pixels: (H, W) float32 in [0, 1], not padded.
+        points: (N, 2) (row, col) in the image; may lie outside.
+        spine_col: column around which windows are centred.
+        size: (rows, cols) of the window.
+        config: see `AugmentationConfig`.
+        rng: source of all randomness.
+    """
+    height, width = pixels.shape
+    angle = np.deg2rad(rng.uniform(-config.rotation_deg, config.rotation_deg))
+    scale, aspect = _log_uniform(rng, config.scale), _log_uniform(rng, config.aspect)
+    # source = matrix @ (window - centre) + source_centre; `scale` enlarges the anatomy
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = rotation @ np.diag([aspect, 1 / aspect]) / scale
+    centre = (np.array(size) - 1) / 2
+    source_centre = np.array(
+        [
+            _window_centre(height, size[0] / scale, rng),
+            np.clip(spine_col + rng.uniform(-1, 1) * config.shift_mm / scale, 0, width - 1),
+        ]
+    )
+    bend = _bend(size[0], config.bend_mm, rng)
+
+    rows, cols = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
+    straight = np.stack([rows - centre[0], cols - bend[:, None] - centre[1]], axis=-1)
+    source = straight @ matrix.T + source_centre
+    # grid_sample wants (x, y) in [-1, 1] with pixel centres at (i + 0.5) * 2 / n - 1
+    normalised = (source[..., ::-1] + 0.5) * (2 / np.array([width, height])) - 1
+    sampled = F.grid_sample(
+        pixels[None, None],
+        torch.from_numpy(normalised.astype(np.float32))[None],
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )[0, 0]
+
+    moved = (points - source_centre) @ np.linalg.inv(matrix).T + centre
+    moved[:, 1] += np.interp(moved[:, 0], np.arange(size[0]), bend)
+
+    field = _field_of_view(size, moved, config, rng)
+    visible = torch.zeros(size)
+    top, bottom, left, right = field
+    visible[top:bottom, left:right] = 1
+    in_window = np.minimum.reduce(
+        [moved[:, 0] - top, bottom - 1 - moved[:, 0], moved[:, 1] - left, right - 1 - moved[:, 1]]
+    )
+    in_image = (
+        np.minimum.reduce(
+            [points[:, 0], height - 1 - points[:, 0], points[:, 1], width - 1 - points[:, 1]]
+        )
+        * scale
+    )
+    pixels_out = vary_contrast(sampled, config, rng) * visible
+    return Crop(pixels_out, moved, np.minimum(in_window, in_image))
+
+
+def vary_contrast(pixels: Tensor, config: AugmentationConfig, rng: np.random.Generator) -> Tensor:
+    """Return (H, W) in [0, 1] with another contrast, bias field, resolution and noise."""
+    if rng.random() < config.tone:
+        knots = torch.from_numpy(np.sort(rng.random(5)).astype(np.float32))
+        knots = torch.cat([torch.zeros(1), knots, torch.ones(1)])
+        if rng.random() < 0.3:  # not monotone: two tissues change places
+            i, j = rng.choice(np.arange(1, 6), 2, replace=False)
+            knots[[i, j]] = knots[[j, i]]
+        position = pixels.clamp(0, 1) * 6
+        low = position.long().clamp(max=5)
+        pixels = torch.lerp(knots[low], knots[low + 1], position - low)
+    if rng.random() < config.invert:
+        # air stays dark, as in a scan whose contrast is inverted by its sequence
+        pixels = (1 - pixels) * (pixels > 0.03)
+    pixels = pixels.clamp(0, 1) ** _log_uniform(rng, config.gamma)
+    pixels = pixels * torch.exp(_smooth_field(pixels.shape, config.bias, rng))
+    if rng.random() < config.coarse:
+        factor = float(rng.choice([2.0, 3.0]))
+        axis = int(rng.integers(3))  # along rows, along columns, or both
+        step = [factor if axis in (0, 2) else 1.0, factor if axis in (1, 2) else 1.0]
+        small = [max(1, int(n / s)) for n, s in zip(pixels.shape, step, strict=True)]
+        coarse = F.interpolate(pixels[None, None], size=small, mode="area")
+        pixels = F.interpolate(coarse, size=list(pixels.shape), mode="bilinear")[0, 0]
+    if rng.random() < config.blur:
+        pixels = _blur(pixels, rng.uniform(0.4, 1.5))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    sd = rng.uniform(0, config.noise) * (rng.random() < 0.7)
+    real = pixels + sd * torch.randn(pixels.shape, generator=generator)
+    imaginary = sd * torch.randn(pixels.shape, generator=generator)
+    pixels = torch.hypot(real, imaginary)  # Rician, as in magnitude images
+    ordered = pixels.flatten()[:: max(1, pixels.numel() // 4096)].sort().values
+    low = ordered[int(0.005 * len(ordered))]
+    high = ordered[min(len(ordered) - 1, int(rng.uniform(0.985, 0.999) * len(ordered)))]
+    return ((pixels - low) / (high - low).clamp(min=1e-3)).clamp(0, 1)
+
+
+def _log_uniform(rng: np.random.Generator, limit: float) -> float:
+    return float(np.exp(rng.uniform(-1, 1) * np.log(limit)))
+
+
+def _window_centre(extent: float, window: float, rng: np.random.Generator) -> float:
+    """Middle of the window along one axis: the image inside it, or it inside the image."""
+    slack = abs(extent - window) / 2
+    return (extent - 1) / 2 + rng.uniform(-slack, slack)
+
+
+def _bend(rows: int, bend_mm: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """(rows,) smooth sideways shift: an arc or an S."""
+    position = np.linspace(-1, 1, rows)
+    phase, waves = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.9)
+    curve = np.sin(2 * np.pi * waves * position / 2 + phase)
+    shift: npt.NDArray[np.float64] = rng.uniform(0, bend_mm) * (curve - curve[rows // 2])
+    return shift
+
+
+def _field_of_view(
+    size: tuple[int, int],
+    points: npt.NDArray[np.float64],
+    config: AugmentationConfig,
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """top, bottom, left, right (exclusive ends) of what stays visible."""
+    top, bottom, left, right = 0, size[0], 0, size[1]
+    if rng.random() < config.crop_rows and len(points):
+        # around a random disc, so that a cut field still shows some spine
+        middle = points[rng.integers(len(points)), 0] + rng.uniform(-20, 20)
+        height = rng.uniform(config.min_rows_mm, size[0])
+        share = rng.random()
+        top = int(np.clip(middle - share * height, 0, size[0] - config.min_rows_mm))
+        bottom = int(np.clip(top + height, config.min_rows_mm, size[0]))
+    if rng.random() < config.crop_cols and len(points):
+        shown = points[(points[:, 0] >= top) & (points[:, 0] < bottom), 1]
+        if len(shown):
+            left = int(np.clip(shown.min() - rng.uniform(15, 120), 0, size[1] - 40))
+            right = int(np.clip(shown.max() + rng.uniform(15, 120), left + 40, size[1]))
+    return top, bottom, left, right
+
+
+def _smooth_field(shape: torch.Size, strength: float, rng: np.random.Generator) -> Tensor:
+    coarse = torch.from_numpy(rng.normal(0, strength, (1, 1, 4, 4)).astype(np.float32))
+    return F.interpolate(coarse, size=list(shape), mode="bicubic", align_corners=True)[0, 0]
+
+
+def _blur(pixels: Tensor, sd: float) -> Tensor:
+    radius = int(np.ceil(3 * sd))
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1).float() ** 2) / (2 * sd**2))
+    kernel = kernel / kernel.sum()
+    blurred = F.conv2d(pixels[None, None], kernel[None, None, :, None], padding=(radius, 0))
+    return F.conv2d(blurred, kernel[None, None, None, :], padding=(0, radius))[0, 0]

@@ -1,0 +1,77 @@
+"""What a training run leaves: everything that rebuilds the network, goes on, or exports it."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ivdtool.errors import ModelError
+from ivdtool.files import atomic_write
+from ivdtool.model import build_network
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """State of a run after `step` steps.
+
+    Attributes:
+        network: name of the network, see `ivdtool.model.build_network`.
+        arguments: of its constructor.
+        config: resolved training settings as nested tables.
+        step: optimiser steps done, skipped ones included.
+        average: exponential moving average of the weights: the network to use.
+        weights: the weights being trained.
+        optimizer: state of the optimiser.
+        skeleton: mean skeleton of the training labels, as a dict.
+        data: what it was trained on: subjects and hashes.
+    """
+
+    network: str
+    arguments: Mapping[str, Any]
+    config: Mapping[str, Any]
+    step: int
+    average: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    skeleton: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def build_network(self) -> nn.Module:
+        """Return the averaged network in eval mode."""
+        network = build_network(self.network, self.arguments)
+        network.load_state_dict(self.average)
+        return network.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint; the old file of that name stays until the new one is complete."""
+    content = {"format": FORMAT, **vars(checkpoint)}
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ModelError: the file is missing, damaged or of another kind.
+    """
+    try:
+        # weights_only: a checkpoint from elsewhere must not run code
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.pop("format", None) != FORMAT:
+            raise ModelError(f"{path}: not a checkpoint of this version; train or export again")
+        return Checkpoint(**content)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path}: damaged or not a checkpoint ({reason})") from error

@@ -1,0 +1,307 @@
+"""BIDS data sets as training cases, and batches of augmented windows with their targets."""
+
+import csv
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ivdtool.errors import InputError
+from ivdtool.heatmaps import draw_heatmaps, pixels_to_cells
+from ivdtool.labels import LabelPoints, find_label_file, read_labels
+from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
+from ivdtool.training.augmentation import AugmentationConfig, Crop, augment
+from ivdtool.volumes import Volume, read_volume
+
+__all__ = ["Batch", "BatchConfig", "Case", "Source", "batches", "find_sources", "load_case"]
+
+UNSURE_MM = 4.0  # a disc this close to the border of the field of view is neither in nor out
+UNKNOWN_BEYOND = 3  # labels past the annotated ones that may be in view where no file says so
+
+
+@dataclass(frozen=True)
+class Source:
+    """One labelled image of a data set, as its participants.tsv describes it."""
+
+    image: Path
+    labels: Path
+    subject: str
+    split: str
+    group: str  # images of one kind, for balanced sampling: source and suffix
+
+    def digest(self) -> str:
+        """SHA-256 of the image and label files."""
+        digest = hashlib.sha256()
+        for path in (self.image, self.labels):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A labelled image in memory, ready for augmentation.
+
+    Attributes:
+        source: where it came from.
+        planes: (H, W) float16 images of sagittal slabs at and beside the spine's plane.
+        labels: of the rows of `points`.
+        points: (N, 2) (row, col) of the annotated discs in every plane.
+        certain: (N,) bool.
+        unknown: labels that may be in view but were not annotated.
+    """
+
+    source: Source
+    planes: tuple[npt.NDArray[np.float16], ...]
+    labels: tuple[int, ...]
+    points: npt.NDArray[np.float64]
+    certain: npt.NDArray[np.bool_]
+    unknown: frozenset[int]
+
+    @property
+    def spine_col(self) -> float:
+        """Mean column of the points."""
+        return float(self.points[:, 1].mean())
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What a batch of training windows looks like.
+
+    Attributes:
+        size: windows per batch.
+        rows: height of a window, pixels; a multiple of 64.
+        cols: width of a window, pixels; a multiple of 64.
+        sigma_mm: standard deviation of the target Gaussians.
+        stride: image pixels per heatmap cell.
+        group_power: a group of n images is drawn from with a weight of n ** group_power.
+        group_weights: factors on that, by the group's source (the part before the colon).
+    """
+
+    size: int = 8
+    rows: int = 320
+    cols: int = 256
+    sigma_mm: float = 5.0
+    stride: int = 4
+    group_power: float = 0.5
+    group_weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows % 64 or self.cols % 64 or min(self.rows, self.cols) < 64:
+            raise ValueError(f"rows and cols must be multiples of 64: {self.rows}, {self.cols}")
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, not {self.size}")
+        if self.sigma_mm <= 0:
+            raise ValueError(f"sigma_mm must be positive, not {self.sigma_mm}")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images (N, 1, H, W), targets and weights (N, V, H / stride, W / stride), all float32."""
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+def find_sources(dataset: Path, splits: Sequence[str]) -> list[Source]:
+    """Return the labelled images of a BIDS data set whose split is one of `splits`.
+
+    participants.tsv gives the split by subject (column ``split``); where it does not, every
+    tenth subject is val and the others train.
+
+    Raises:
+        InputError: the folder is no BIDS data set, or has no labelled image.
+    """
+    images = sorted(dataset.glob("sub-*/**/anat/*.nii*"))
+    if not images:
+        raise InputError(f"{dataset}: no sub-*/anat/*.nii.gz below it; give a BIDS data set")
+    participants = _participants(dataset)
+    subjects = sorted({image.relative_to(dataset).parts[0] for image in images})
+    sources = []
+    for image in images:
+        labels = find_label_file(image, dataset)
+        if labels is None:
+            continue
+        subject = image.relative_to(dataset).parts[0]
+        row = participants.get(subject, {})
+        split = row.get("split") or ("val" if subjects.index(subject) % 10 == 9 else "train")
+        suffix = image.name.removesuffix(".gz").removesuffix(".nii").rsplit("_", 1)[-1]
+        group = f"{row.get('source') or dataset.name}:{suffix}"
+        if split in splits:
+            sources.append(Source(image, labels, subject, split, group))
+    if not sources:
+        raise InputError(
+            f"{dataset}: no image of split {' or '.join(splits)} with a label file in "
+            "derivatives/labels"
+        )
+    return sources
+
+
+def _participants(dataset: Path) -> dict[str, dict[str, str]]:
+    table = dataset / "participants.tsv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as lines:
+        return {row["participant_id"]: row for row in csv.DictReader(lines, delimiter="\t")}
+
+
+def load_case(
+    source: Source,
+    config: PreprocessingConfig,
+    channels: Sequence[int],
+    offsets_mm: Iterable[float] = (0.0,),
+) -> Case:
+    """Read an image and its labels, and prepare slabs at the spine's plane plus each offset.
+
+    Raises:
+        InputError: image or labels are unusable.
+    """
+    volume = read_volume(source.image, volume=0)
+    found = read_labels(source.labels)
+    labels = tuple(label for label in found.points if label in channels)
+    if not labels:
+        raise InputError(f"{source.labels}: no disc label between {channels[0]} and {channels[-1]}")
+    world = np.array([found.points[label] for label in labels])
+    grid = prepare_image(volume, config).grid
+    lateral = volume.axes[0][0]
+    plane = float(np.median(grid.pixel_to_voxel(grid.world_to_pixel(world))[:, lateral]))
+    images = _planes(volume, config, plane, offsets_mm)
+    return Case(
+        source=source,
+        planes=tuple(image.pixels.astype(np.float16) for image in images),
+        labels=labels,
+        points=images[0].grid.world_to_pixel(world)[:, :2],
+        certain=np.array([label not in found.uncertain for label in labels]),
+        unknown=_unknown(found, labels),
+    )
+
+
+def _planes(
+    volume: Volume, config: PreprocessingConfig, plane: float, offsets_mm: Iterable[float]
+) -> list[Image]:
+    lateral = volume.axes[0][0]
+    last = volume.shape[lateral] - 1
+    step = volume.zooms_mm[lateral]
+    planes = sorted({float(np.clip(plane + mm / step, 0, last)) for mm in offsets_mm})
+    return [prepare_image(volume, config, value) for value in planes]
+
+
+def _unknown(found: LabelPoints, labels: tuple[int, ...]) -> frozenset[int]:
+    if found.unknown or found.absent:
+        return found.unknown - set(labels)
+    around = range(labels[0] - UNKNOWN_BEYOND, labels[-1] + UNKNOWN_BEYOND + 1)
+    return frozenset(around) - set(labels)
+
+
+def batches(
+    cases: Sequence[Case],
+    channels: Sequence[int],
+    batch: BatchConfig,
+    augmentation: AugmentationConfig,
+    seed: int,
+    first_step: int,
+    last_step: int,
+) -> Iterator[Batch]:
+    """Yield the batches of steps first_step .. last_step - 1, each a function of seed and step.
+
+    The next batch is made in a thread while the caller uses the current one.
+    """
+    probabilities = _probabilities(cases, batch)
+
+    def make(step: int) -> Batch:
+        samples = []
+        for index in range(batch.size):
+            rng = np.random.default_rng([seed, step, index])
+            case = cases[int(rng.choice(len(cases), p=probabilities))]
+            samples.append(_sample(case, channels, batch, augmentation, rng))
+        images, targets, weights = zip(*samples, strict=True)
+        return Batch(torch.stack(images)[:, None], torch.stack(targets), torch.stack(weights))
+
+    with ThreadPoolExecutor(1) as worker:
+        pending = worker.submit(make, first_step)
+        for step in range(first_step, last_step):
+            ready = pending.result()
+            if step + 1 < last_step:
+                pending = worker.submit(make, step + 1)
+            yield ready
+
+
+def _probabilities(cases: Sequence[Case], batch: BatchConfig) -> npt.NDArray[np.float64]:
+    groups = [case.source.group for case in cases]
+    factors = batch.group_weights or {}
+    weights = np.array(
+        [
+            groups.count(group) ** (batch.group_power - 1)
+            * factors.get(group, factors.get(group.split(":")[0], 1.0))
+            for group in groups
+        ]
+    )
+    probabilities: npt.NDArray[np.float64] = weights / weights.sum()
+    return probabilities
+
+
+def _sample(
+    case: Case,
+    channels: Sequence[int],
+    batch: BatchConfig,
+    augmentation: AugmentationConfig,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    plane = case.planes[int(rng.integers(len(case.planes)))]
+    pixels = torch.from_numpy(plane.astype(np.float32))
+    size = (batch.rows, batch.cols)
+    crop = augment(pixels, case.points, case.spine_col, size, augmentation, rng)
+    targets, weights = make_targets(case, crop, channels, batch)
+    return crop.pixels, torch.from_numpy(targets), torch.from_numpy(weights)
+
+
+def make_targets(
+    case: Case, crop: Crop, channels: Sequence[int], batch: BatchConfig
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return target heatmaps and weights, (V, h, w) float32 each.
+
+    Present discs get a Gaussian, absent ones zeros, both with weight 1. Where the truth is
+    unknown the weight is 0, except at the known discs: whatever is unknown, it is not there.
+    """
+    shape = (batch.rows // batch.stride, batch.cols // batch.stride)
+    points = np.full((len(channels), 2), np.nan)
+    for label, point in zip(case.labels, crop.points, strict=True):
+        points[channels.index(label)] = pixels_to_cells(point, batch.stride)
+    inside = dict(zip(case.labels, crop.inside_mm, strict=True))
+    certain = dict(zip(case.labels, case.certain, strict=True))
+    drawn = np.array(
+        [label in inside and inside[label] > -UNSURE_MM for label in channels], dtype=bool
+    )
+    heatmaps = draw_heatmaps(points[None], drawn[None], shape, batch.sigma_mm / batch.stride)[0]
+    weights = np.ones_like(heatmaps)
+    doubtful = [
+        index
+        for index, label in enumerate(channels)
+        if (label in inside and abs(inside[label]) <= UNSURE_MM)
+        or (label in inside and not certain[label] and inside[label] > -UNSURE_MM)
+        or (label in case.unknown and _may_be_visible(label, case.labels, inside))
+    ]
+    if doubtful:
+        trusted = np.ones(len(channels), dtype=bool)
+        trusted[doubtful] = False
+        known = heatmaps[trusted].max(axis=0, initial=0)
+        for index in doubtful:
+            own = heatmaps[index]
+            weights[index] = np.where(own > 0.01, 0, np.clip(2 * known - 0.2, 0, 1))
+            heatmaps[index] = 0
+    return heatmaps, weights
+
+
+def _may_be_visible(label: int, known: tuple[int, ...], inside: Mapping[int, float]) -> bool:
+    """Whether an unannotated disc can be in the window: not past an annotated one that is out."""
+    if label < known[0]:
+        return inside[known[0]] > -UNSURE_MM
+    if label > known[-1]:
+        return inside[known[-1]] > -UNSURE_MM
+    return True

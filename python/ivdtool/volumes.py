@@ -1,0 +1,220 @@
+"""Read NIfTI files: any storage orientation, oblique, any spacing; 3-D or one sagittal slice."""
+
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import io_orientation
+from nibabel.spatialimages import HeaderDataError
+
+from ivdtool.errors import InputError, UsageError
+
+__all__ = ["Volume", "read_volume"]
+
+Affine = npt.NDArray[np.float64]
+
+AFFINE_TOLERANCE_MM = 0.1  # sform and qform may differ by this at a corner without a warning
+MIN_EXTENT_MM = 40.0  # less than two discs and their vertebrae
+WARN_SPACING_MM = 2.0
+MAX_SPACING_MM = 4.0  # a disc is 4-10 mm high: nothing is left of it beyond
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One image volume as stored, with what places it in the world.
+
+    Attributes:
+        path: the file.
+        data: (I, J, K) as stored, not scaled; any real dtype.
+        slope: value = data * slope + inter.
+        inter: see `slope`.
+        affine: (4, 4) voxel index to RAS+ world mm.
+        header: the file's header; label files copy their geometry from it.
+        warnings: what is doubtful about the file, one line each.
+    """
+
+    path: Path
+    data: npt.NDArray[Any]
+    slope: float
+    inter: float
+    affine: Affine
+    header: nib.Nifti1Header
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(I, J, K)."""
+        i, j, k = self.data.shape
+        return i, j, k
+
+    @property
+    def zooms_mm(self) -> npt.NDArray[np.float64]:
+        """(3,) voxel size along each voxel axis, mm."""
+        zooms: Affine = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return zooms
+
+    @cached_property
+    def axes(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """(voxel axis, direction) that runs most nearly to the right, anterior and superior."""
+        orientation = io_orientation(self.affine).astype(int)
+        right, anterior, superior = (
+            (int(axis), int(orientation[axis, 1]))
+            for axis in (int(np.flatnonzero(orientation[:, 0] == world)[0]) for world in range(3))
+        )
+        return right, anterior, superior
+
+    def sagittal_slices(self, first: int, last: int) -> npt.NDArray[np.float32]:
+        """Return slices first..last (inclusive) as (n, rows S to I, columns A to P) float32."""
+        (lateral, _), (ap, ap_sign), (si, si_sign) = self.axes
+        index: list[slice] = [slice(None)] * 3
+        index[lateral] = slice(first, last + 1)
+        slices = self.data[tuple(index)].transpose(lateral, si, ap)
+        slices = slices[:, :: -1 if si_sign > 0 else 1, :: -1 if ap_sign > 0 else 1]
+        values: npt.NDArray[np.float32] = np.ascontiguousarray(slices, dtype=np.float32)
+        if (self.slope, self.inter) != (1.0, 0.0):
+            values = values * np.float32(self.slope) + np.float32(self.inter)
+        return values
+
+
+def read_volume(path: str | Path, volume: int | str | None = None) -> Volume:
+    """Read one NIfTI volume.
+
+    Args:
+        path: a .nii or .nii.gz file, 2-D, 3-D or 4-D.
+        volume: which volume of a 4-D file: an index, or ``"mean"`` for the mean over time.
+
+    Raises:
+        InputError: the file is unreadable, damaged, not a sagittal-capable MRI volume, or 4-D
+            without `volume`.
+        UsageError: `volume` is out of range.
+    """
+    path = Path(path)
+    header, data, slope, inter = _read_file(path)
+    data, slope, inter = _select_volume(path, data, slope, inter, volume)
+    affine, warnings = _affine(path, header, data.shape)
+    result = Volume(path, data, slope, inter, affine, header)
+    warnings += _check_geometry(result)
+    return Volume(path, data, slope, inter, affine, header, tuple(warnings))
+
+
+def _read_file(path: Path) -> tuple[nib.Nifti1Header, npt.NDArray[Any], float, float]:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: not a NIfTI file name; give a .nii or .nii.gz file")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {what}; give the path of a .nii or .nii.gz file")
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise InputError(f"{path}: not a NIfTI file; convert it to .nii.gz first")
+        proxy: Any = image.dataobj
+        if proxy.dtype.fields is not None or np.issubdtype(proxy.dtype, np.complexfloating):
+            raise InputError(
+                f"{path}: colour or complex voxels ({proxy.dtype}); give a grey-scale magnitude MRI"
+            )
+        data = np.asanyarray(proxy.get_unscaled())
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read; change its mode or owner") from error
+    except (
+        ImageFileError,
+        HeaderDataError,
+        EOFError,
+        OSError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        zlib.error,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: damaged or not a NIfTI file ({reason}); copy or convert it again"
+        ) from error
+    return image.header, data, float(proxy.slope), float(proxy.inter)
+
+
+def _select_volume(
+    path: Path, data: npt.NDArray[Any], slope: float, inter: float, volume: int | str | None
+) -> tuple[npt.NDArray[Any], float, float]:
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim == 2:
+        data = data[..., None]
+    if data.ndim == 3:
+        return data, slope, inter
+    if data.ndim != 4:
+        raise InputError(f"{path}: {data.ndim} dimensions {data.shape}; give a 3-D volume")
+    if volume is None:
+        raise InputError(
+            f"{path}: 4-D with {data.shape[3]} volumes; choose one with --volume N or --volume mean"
+        )
+    if volume == "mean":
+        return data.mean(axis=3, dtype=np.float32) * np.float32(slope) + np.float32(inter), 1.0, 0.0
+    if not isinstance(volume, int) or not 0 <= volume < data.shape[3]:
+        raise UsageError(
+            f"{path}: no volume {volume}; choose 0 to {data.shape[3] - 1} or mean with --volume"
+        )
+    return data[..., volume], slope, inter
+
+
+def _affine(
+    path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]
+) -> tuple[Affine, list[str]]:
+    """sform if its code says so, else qform, else voxel sizes alone; and what is doubtful."""
+    warnings: list[str] = []
+    try:
+        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        raise InputError(
+            f"{path}: unusable orientation in the header ({error}); convert the scan again"
+        ) from error
+    if sform is not None and qform is not None:
+        size = np.array(shape) - 1.0
+        corners = np.array(np.meshgrid(*[(0.0, n) for n in size])).reshape(3, -1)
+        difference = (sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:]
+        worst = float(np.linalg.norm(difference, axis=0).max())
+        if worst > AFFINE_TOLERANCE_MM:
+            warnings.append(f"sform and qform differ by up to {worst:.1f} mm; the sform is used")
+    affine = sform if sform is not None else qform
+    if affine is None:
+        affine = header.get_base_affine()
+        warnings.append("no orientation in the header (sform and qform codes are 0): assumed LAS")
+    affine = np.asarray(affine, dtype=np.float64)
+    volume_mm3 = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
+    if not volume_mm3 > 1e-6:
+        raise InputError(
+            f"{path}: the affine does not place voxels in space (zeros or not finite); "
+            "repair the header or convert the scan again"
+        )
+    return affine, warnings
+
+
+def _check_geometry(volume: Volume) -> list[str]:
+    (lateral, _), (ap, _), (si, _) = volume.axes
+    shape, zooms = volume.shape, volume.zooms_mm
+    if 1 in (shape[ap], shape[si]) and shape[lateral] > 1:
+        raise InputError(
+            f"{volume.path}: a single slice that is not sagittal; give a sagittal slice or a volume"
+        )
+    for axis, name in ((si, "superior-inferior"), (ap, "anterior-posterior")):
+        extent = shape[axis] * zooms[axis]
+        if extent < MIN_EXTENT_MM or shape[axis] < 16:
+            raise InputError(
+                f"{volume.path}: only {shape[axis]} voxels ({extent:.0f} mm) {name}; "
+                "too small to show discs"
+            )
+        if zooms[axis] > MAX_SPACING_MM:
+            raise InputError(
+                f"{volume.path}: {zooms[axis]:.1f} mm spacing {name}, so an axial or coronal "
+                "thick-slice scan; give a sagittal or isotropic one"
+            )
+    return [
+        f"{zooms[axis]:.1f} mm spacing {name} is coarse; labels may be off"
+        for axis, name in ((si, "superior-inferior"), (ap, "anterior-posterior"))
+        if zooms[axis] > WARN_SPACING_MM
+    ]

@@ -1,0 +1,174 @@
+"""Who may import whom: the table is the map of the house."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "ivdtool"
+
+# Module: what it may import of ivdtool, and torch. `module` allows all of it, `module.Name` that
+# name only: a stage knows the data type it receives, and the pipeline alone knows their order.
+# What stands after the bar may be imported inside functions only.
+ALLOWED = {
+    # vocabulary and tools
+    "discs": "",
+    "errors": "",
+    "files": "errors",
+    "config": "errors",
+    # stages, in the order of the data
+    "volumes": "errors",
+    "preprocessing": "errors volumes.Volume",
+    "plane": "heatmaps.Heatmaps preprocessing volumes.Volume",
+    "model": "torch",
+    "metadata": "candidates.CandidateConfig config discs errors preprocessing.PreprocessingConfig "
+    "search.SearchConfig skeleton.Skeleton",
+    "inference": "errors heatmaps.Heatmaps metadata preprocessing.Image torch",
+    "heatmaps": "_core",
+    "candidates": "_core heatmaps.Heatmaps heatmaps.cells_to_pixels",
+    "skeleton": "discs",
+    "search": "_core candidates.Candidates skeleton.Skeleton",
+    "labels": "__version__ discs errors files volumes | writers",
+    "writers": "errors files labels.DiscLabels",
+    "overlay": "discs errors files labels volumes",
+    "phantom": "discs errors files labels writers",
+    # the stages together
+    "pipeline": "candidates config discs errors heatmaps inference labels metadata overlay "
+    "plane preprocessing search skeleton volumes writers",
+    "evaluation": "discs errors files labels volumes",
+    "calibration": "errors files metadata.Calibration",
+    "export": "__version__ errors files inference.INFO_FILE metadata model torch training.checkpoint",
+    "training.losses": "torch",
+    "training.augmentation": "torch",
+    "training.dataset": "errors heatmaps labels preprocessing training.augmentation volumes torch",
+    "training.checkpoint": "errors files model torch",
+    "training.loop": "config discs files model preprocessing.PreprocessingConfig "
+    "training.augmentation training.checkpoint training.dataset training.losses torch",
+    "training.validation": "candidates discs evaluation heatmaps.Heatmaps model.STRIDE search "
+    "skeleton.Skeleton training.dataset torch",
+    "training.run": "candidates.CandidateConfig config discs errors files metadata "
+    "search.SearchConfig skeleton.Skeleton training.checkpoint training.dataset training.loop "
+    "training.validation torch",
+    "training.__init__": "",
+    # the surface: everything heavy is imported when it is called
+    "__init__": "| labels.Disc labels.DiscLabels pipeline.label",
+    "__main__": "cli",
+    "cli": "__version__ discs errors | *",
+}
+TORCHSCRIPT = {"export", "inference"}  # deprecated in torch: a move must touch two files only
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {module_name(path): parse(path) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported_names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative import"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports(tree: ast.AST, late: bool = False) -> Iterator[tuple[str, bool]]:
+    """Dotted names, and whether the import waits for a call (or is for type checkers only)."""
+    for node in ast.iter_child_nodes(tree):
+        yield from ((name, late) for name in imported_names(node))
+        waits = isinstance(node, ast.FunctionDef) or (
+            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        )
+        yield from imports(node, late or waits)
+
+
+def edges(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    for name, late in imports(tree):
+        if name.startswith("ivdtool."):
+            yield name.removeprefix("ivdtool."), late
+        elif name.split(".")[0] == "torch":
+            yield "torch", late
+
+
+def is_allowed(edge: str, rule: str, late: bool) -> bool:
+    eager, _, waiting = rule.partition("|")
+    names = eager.split() + (waiting.split() if late else [])
+    return any(name == "*" or f"{edge}.".startswith(f"{name}.") for name in names)
+
+
+def test_every_module_is_in_the_table() -> None:
+    assert sorted(MODULES) == sorted(ALLOWED)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports(module: str) -> None:
+    rule = ALLOWED.get(module, "")
+    wrong = [edge for edge, late in edges(MODULES[module]) if not is_allowed(edge, rule, late)]
+    assert not wrong, f"{module} may not import {wrong}"
+
+
+def test_the_table_has_no_cycle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, rule in ALLOWED.items():
+        names = rule.partition("|")[0].split()
+        graph[module] = {m for m in ALLOWED for name in names if f"{name}.".startswith(f"{m}.")}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - TORCHSCRIPT))
+def test_torchscript_stays_in_two_files(module: str) -> None:
+    used = [
+        ast.unparse(node)
+        for node in ast.walk(MODULES[module])
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.jit"
+    ]
+    used += [name for name, _ in imports(MODULES[module]) if name.startswith("torch.jit")]
+    assert not used
+
+
+def test_third_party_imports_are_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {
+        requirement.split(">")[0].lower().replace("_", "-")
+        for requirement in project["dependencies"]
+    }
+    names = {name.split(".")[0] for tree in MODULES.values() for name, _ in imports(tree)}
+    foreign = names - set(sys.stdlib_module_names) - {"ivdtool"}
+    distributions = packages_distributions()
+    needed = {distributions[name][0].lower().replace("_", "-") for name in foreign}
+    assert needed == declared
+
+
+@pytest.mark.parametrize("module", ["ivdtool", "ivdtool.cli"])
+def test_start_up_is_light(module: str) -> None:
+    """`ivdtool --help` answers at once: nothing heavy is imported before a command runs."""
+    heavy = ["torch", "numpy", "nibabel", "PIL"]
+    code = f"import sys, {module}; print(*[m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_python_stays_out_of_the_algorithms() -> None:
+    sources = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("csrc/*.[ch]pp")}
+    assert sources
+    foreign = ("pybind11", "Python.h")
+    python = {name for name, text in sources.items() if any(word in text for word in foreign)}
+    assert python == {"bindings.cpp"}
+
+
+def test_same_word_on_both_sides() -> None:
+    ideas = {path.stem.split("_")[0] for path in ROOT.glob("csrc/*.cpp")} - {"bindings"}
+    assert ideas <= set(MODULES)
+    assert all((ROOT / "tests" / f"test_{idea}.py").is_file() for idea in ideas)

@@ -1,0 +1,622 @@
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests import oracles
+
+from ivdtool import _core
+from ivdtool.candidates import Candidates
+from ivdtool.search import Assignment, SearchConfig, search_skeleton
+from ivdtool.skeleton import Skeleton
+
+Array = npt.NDArray[Any]
+LABELS = tuple(range(3, 26))
+
+
+def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[str, Any]:
+    """Arguments of `_core.search_ls_chain`, ordinary and degenerate ones mixed."""
+    steps = np.stack([rng.uniform(12, 35, channels), rng.normal(0, 4, channels)], axis=1)
+    template = np.cumsum(steps, axis=0)
+    k = rng.choice([1.0, rng.uniform(0.5, 1.6)]) * np.exp(1j * rng.normal(0, 0.3))
+    truth = (template @ [1, 1j]) * k
+    truth = np.stack([truth.real, truth.imag], axis=1) + rng.normal(0, 2, (channels, 2))
+    points: list[Array] = []
+    offsets = [0]
+    for channel in range(channels):
+        for _ in range(int(rng.integers(0, most + 1))):
+            kind = rng.random()
+            if kind < 0.5:
+                points.append(truth[channel] + rng.normal(0, 1, 2))
+            elif kind < 0.7:
+                points.append(truth[rng.integers(channels)])  # on another disc
+            elif kind < 0.8 and points:
+                points.append(points[rng.integers(len(points))])  # a duplicate
+            else:
+                points.append(truth[channel] + rng.normal(0, 25, 2))
+        offsets.append(len(points))
+    positions = np.array(points).reshape(-1, 2)
+    if rng.random() < 0.1:
+        positions[:, 1] = 7.0  # collinear
+    if rng.random() < 0.1:
+        positions = np.round(positions, -1)  # many coincide
+    scores = rng.uniform(0.1, 1.2, len(positions))
+    if rng.random() < 0.3:
+        scores[:] = 0.5
+    scale = np.sort(rng.uniform(0.6, 1.5, 2))
+    limits = [(0.0, np.inf), (0.75, 1.35), (1.0, 1.0), (float(scale[0]), float(scale[1]))]
+    min_scale, max_scale = limits[rng.integers(len(limits))]
+    plain = rng.random() < 0.5
+    return {
+        "positions_mm": positions,
+        "scores": scores,
+        "offsets": np.array(offsets, dtype=np.int64),
+        "template_mm": template,
+        "disc_weights": np.ones(channels) if plain else rng.uniform(0.2, 3, channels),
+        "pair_weights": np.ones((channels, channels)) * rng.uniform(0, 2, (channels, channels)),
+        "missing_costs": np.full(channels, 300.0) if plain else rng.uniform(0, 500, channels),
+        "score_weight": float(rng.choice([0.0, 10.0, 50.0])),
+        "chain_weight": float(rng.choice([0.0, 1.0, 5.0])),
+        "max_rotation_rad": float(rng.choice([0.0, 0.1, 0.35, 2.0, math.pi])),
+        "min_scale": min_scale,
+        "max_scale": max_scale,
+        "min_gap": float(rng.choice([0.0, 0.25, 0.6])),
+        "min_present": int(rng.choice([1, 2, 3])),
+        "n_best": int(rng.choice([1, 4])),
+        "node_budget": 10**7,
+        "with_margins": True,
+    }
+
+
+def assert_agrees(result: tuple[Any, ...], exact: oracles.Enumeration, n_best: int) -> None:
+    choices, costs, _, _, margins, proved, _, optimal, lower_bound = result
+    order = exact.order
+    assert optimal
+    assert len(choices) == min(n_best, len(order))
+    if len(order) == 0:
+        return
+    np.testing.assert_allclose(costs, exact.costs[order[:n_best]], rtol=1e-9, atol=1e-8)
+    assert lower_bound == costs[0]
+    tied = len(order) > 1 and math.isclose(*exact.costs[order[:2]], rel_tol=1e-9, abs_tol=1e-8)
+    if not tied:
+        np.testing.assert_array_equal(choices[0], exact.choices[order[0]])
+    assert len(np.unique(choices, axis=0)) == len(choices)
+    expected = [exact.margin(channel, choice) for channel, choice in enumerate(choices[0])]
+    np.testing.assert_allclose(margins, expected, rtol=1e-9, atol=1e-7)
+    assert proved.all()
+
+
+@pytest.mark.parametrize(
+    ("channels", "most", "cases"),
+    [(1, 3, 50), (2, 4, 400), (3, 4, 1000), (4, 4, 2000), (5, 3, 1500), (6, 2, 600), (6, 3, 300)],
+)
+def test_ls_chain_agrees_with_enumeration(channels: int, most: int, cases: int) -> None:
+    for seed in range(cases):
+        arguments = random_problem(np.random.default_rng([seed, channels, most]), channels, most)
+        exact = oracles.enumerate_ls_chain(arguments)
+        assert_agrees(_core.search_ls_chain(**arguments), exact, arguments["n_best"])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ls_chain_agrees_with_enumeration_at_its_largest(seed: int) -> None:
+    arguments = random_problem(np.random.default_rng([seed, 7]), 7, 4)
+    exact = oracles.enumerate_ls_chain(arguments)
+    assert_agrees(_core.search_ls_chain(**arguments), exact, arguments["n_best"])
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize(("channels", "most"), [(2, 4), (5, 3), (6, 3), (8, 2)])
+def test_paper_agrees_with_enumeration(channels: int, most: int, squared: bool) -> None:
+    for seed in range(60):
+        rng = np.random.default_rng([seed, channels, most])
+        problem = random_problem(rng, channels, most)
+        first, second = rng.choice(channels, 2, replace=False).tolist()
+        names = ("positions_mm", "offsets", "template_mm")
+        arguments = {name: problem[name] for name in names}
+        arguments |= {"anchors": (first, second), "squared": squared}
+        exact = oracles.enumerate_paper(**arguments)
+        for n_best in (1, 5):
+            result = _core.search_paper(**arguments, scores=problem["scores"], n_best=n_best)
+            assert_agrees(result, exact, n_best)
+
+
+def test_large_search_is_the_same_however_deep_the_ranking() -> None:
+    """No enumeration reaches this size; a longer list prunes less, and must not differ."""
+    for seed in range(3):
+        arguments = random_problem(np.random.default_rng([seed, 77]), 23, 4)
+        few = _core.search_ls_chain(**arguments | {"n_best": 2, "with_margins": False})
+        many = _core.search_ls_chain(**arguments | {"n_best": 20, "with_margins": False})
+        np.testing.assert_array_equal(few[0], many[0][:2])
+        np.testing.assert_array_equal(few[1], many[1][:2])
+        assert many[6] > few[6]
+
+
+# Properties.
+
+
+def banded_problem(seed: int, channels: int = 8, most: int = 3) -> dict[str, Any]:
+    """Channels in separate bands of rows, so that small rotations keep their order."""
+    rng = np.random.default_rng(seed)
+    template = np.stack([np.arange(channels) * 30.0, rng.normal(0, 4, channels)], axis=1)
+    counts = rng.integers(0, most + 1, channels)
+    channel = np.repeat(np.arange(channels), counts)
+    positions = template[channel] + rng.uniform(-6, 6, (len(channel), 2))
+    return random_problem(rng, channels, 0) | {
+        "positions_mm": positions,
+        "scores": rng.uniform(0.2, 1, len(channel)),
+        "offsets": np.concatenate([[0], np.cumsum(counts)]),
+        "template_mm": template,
+        "max_rotation_rad": math.pi,
+        "min_scale": 0.0,
+        "max_scale": math.inf,
+        "min_gap": 0.0,
+        "n_best": 3,
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    angle=st.floats(-0.2, 0.2),
+    scale=st.floats(0.5, 2.0),
+    shift=st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)),
+)
+def test_similar_candidates_get_the_same_labels(
+    seed: int, angle: float, scale: float, shift: tuple[float, float]
+) -> None:
+    arguments = banded_problem(seed)
+    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    moved = scale * arguments["positions_mm"] @ rotation + shift
+    before = _core.search_ls_chain(**arguments)
+    after = _core.search_ls_chain(**arguments | {"positions_mm": moved})
+    np.testing.assert_array_equal(before[0][:1], after[0][:1])
+    np.testing.assert_allclose(before[1], after[1], rtol=1e-8, atol=1e-6)
+    np.testing.assert_allclose(before[4], after[4], rtol=1e-8, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), channels=st.integers(2, 12), budget=st.integers(1, 40))
+def test_a_spent_budget_is_admitted(seed: int, channels: int, budget: int) -> None:
+    """The labelling is feasible, and the bound holds, wherever the search is cut off."""
+    arguments = random_problem(np.random.default_rng(seed), channels, 4)
+    full = _core.search_ls_chain(**arguments | {"with_margins": False})
+    cut = _core.search_ls_chain(**arguments | {"node_budget": budget})
+    assert cut[6] <= budget
+    assert len(cut[0]) <= len(full[0])
+    if len(full[0]) == 0:
+        return
+    assert cut[8] <= full[1][0] * (1 + 1e-9) + 1e-9
+    if len(cut[0]) > 0:
+        assert cut[1][0] >= full[1][0] * (1 - 1e-9) - 1e-9
+        assert cut[7] == (cut[8] == cut[1][0])
+    if cut[7]:
+        assert cut[1][0] == pytest.approx(full[1][0], rel=1e-9, abs=1e-8)
+        exact = _core.search_ls_chain(**arguments)
+        bound = cut[4] <= exact[4] + 1e-7
+        assert bound.all()
+        np.testing.assert_allclose(cut[4][cut[5]], exact[4][cut[5]], rtol=1e-9, atol=1e-7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_margin_is_what_removing_the_choice_costs(seed: int) -> None:
+    arguments = banded_problem(seed) | {"n_best": 1}
+    best = _core.search_ls_chain(**arguments)
+    for channel, chosen in enumerate(best[0][0] if len(best[0]) else []):
+        if chosen < 0:
+            continue
+        fewer = arguments | {
+            "positions_mm": np.delete(arguments["positions_mm"], chosen, axis=0),
+            "scores": np.delete(arguments["scores"], chosen),
+            "offsets": arguments["offsets"] - (np.arange(9) > channel),
+        }
+        without = _core.search_ls_chain(**fewer)[1]
+        cost = without[0] if len(without) else np.inf
+        assert cost - best[1][0] == pytest.approx(best[4][channel], rel=1e-9, abs=1e-7)
+        assert cost >= best[1][0] - 1e-9  # one candidate more never raises the optimum
+
+
+def test_order_of_candidates_changes_nothing_but_indices() -> None:
+    rng = np.random.default_rng(5)
+    for seed in range(30):
+        arguments = banded_problem(seed)
+        offsets = arguments["offsets"]
+        order = np.concatenate([a + rng.permutation(b - a) for a, b in pairwise(offsets)]).astype(
+            np.int64
+        )
+        shuffled = arguments | {
+            "positions_mm": arguments["positions_mm"][order],
+            "scores": arguments["scores"][order],
+        }
+        before, after = _core.search_ls_chain(**arguments), _core.search_ls_chain(**shuffled)
+        for a, b in zip(before[0], after[0], strict=True):
+            np.testing.assert_array_equal(a, np.where(b < 0, -1, np.append(order, -1)[b]))
+
+
+def test_two_runs_agree_to_the_last_bit() -> None:
+    for seed in range(5):
+        arguments = random_problem(np.random.default_rng([seed, 3]), 12, 4)
+        for a, b in zip(
+            _core.search_ls_chain(**arguments), _core.search_ls_chain(**arguments), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+# The public interface, one story per term.
+
+
+def straight_skeleton(labels: tuple[int, ...] = (3, 4, 5, 6, 7), step_mm: float = 30.0) -> Skeleton:
+    count = len(labels)
+    return Skeleton(
+        labels=labels,
+        mean_mm=np.stack([np.arange(count) * step_mm, np.zeros(count)], axis=1),
+        disc_sd_mm=np.full(count, 2.0),
+        step_sd_mm=np.full(count - 1, 2.0),
+        missing_rate=np.zeros(count),
+    )
+
+
+def candidates_of(
+    channels: list[list[tuple[float, float, float]]],
+    labels: tuple[int, ...] = (3, 4, 5, 6, 7),
+    spacing_mm: tuple[float, float] = (1.0, 1.0),
+) -> Candidates:
+    """Row, col and score of each candidate, by channel."""
+    table = np.array([point for points in channels for point in points]).reshape(-1, 3)
+    return Candidates(
+        positions=table[:, :2].copy(),
+        scores=table[:, 2].copy(),
+        offsets=np.cumsum([0, *map(len, channels)]),
+        labels=labels,
+        spacing_mm=spacing_mm,
+    )
+
+
+def straight_candidates() -> list[list[tuple[float, float, float]]]:
+    return [[(10.0 + 30 * i, 50.0, 1.0)] for i in range(5)]
+
+
+def check(assignment: Assignment, present: list[int], **terms: float) -> None:
+    assert assignment.labels == tuple(present)
+    expected = {"shape_mm2": 0.0, "chain_mm2": 0.0, "score_mm2": 0.0, "missing_mm2": 0.0} | terms
+    assert assignment.terms == pytest.approx(expected, abs=1e-9)
+    assert assignment.cost == pytest.approx(sum(expected.values()), abs=1e-9)
+    assert assignment.optimal
+    assert assignment.lower_bound == assignment.cost
+
+
+def test_perfect_candidates_cost_nothing() -> None:
+    assignment = search_skeleton(candidates_of(straight_candidates()), straight_skeleton())
+    check(assignment, [3, 4, 5, 6, 7])
+    assert assignment.choice.tolist() == [0, 1, 2, 3, 4]
+    assert assignment.positions.tolist() == [[10 + 30 * i, 50] for i in range(5)]
+    assert assignment.scale == pytest.approx(1)
+    assert assignment.rotation_rad == pytest.approx(0)
+    assert len(assignment.alternatives) == 4
+    # Without one disc the others still fit: its absence is all the difference.
+    np.testing.assert_allclose(assignment.margins, 300)
+
+
+def test_missing_disc_costs_its_penalty() -> None:
+    channels = straight_candidates()
+    channels[2] = []
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton())
+    check(assignment, [3, 4, 6, 7], missing_mm2=300.0)
+    assert assignment.choice.tolist() == [0, 1, -1, 2, 3]
+    assert math.isinf(assignment.channel_margins[2])  # it cannot be present
+
+
+def test_doubtful_disc_costs_its_score() -> None:
+    channels = straight_candidates()
+    channels[1] = [(40.0, 50.0, 0.6)]
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton())
+    check(assignment, [3, 4, 5, 6, 7], score_mm2=0.4 * 50)
+    assert assignment.scores.tolist() == [1.0, 0.6, 1.0, 1.0, 1.0]
+
+
+def test_value_above_one_is_no_bonus() -> None:
+    channels = [[(row, col, 1.7)] for [(row, col, _)] in straight_candidates()]
+    check(search_skeleton(candidates_of(channels), straight_skeleton()), [3, 4, 5, 6, 7])
+
+
+def test_displaced_disc_costs_shape_and_chain() -> None:
+    """Three discs, the middle one 3 mm off: 3^2 (1 - 1/3) for it, 3^2 for each of two steps."""
+    channels = straight_candidates()[:3]
+    channels[1] = [(40.0, 53.0, 1.0)]
+    labels = (3, 4, 5)
+    config = SearchConfig(max_rotation_rad=0, min_scale=1, max_scale=1)
+    assignment = search_skeleton(candidates_of(channels, labels), straight_skeleton(labels), config)
+    check(assignment, [3, 4, 5], shape_mm2=6.0, chain_mm2=5 * 18.0)
+
+
+def test_candidate_far_from_the_spine_is_left_out() -> None:
+    channels = straight_candidates()
+    channels[1] = [(40.0, 80.0, 1.0)]
+    check(
+        search_skeleton(candidates_of(channels), straight_skeleton()),
+        [3, 5, 6, 7],
+        missing_mm2=300.0,
+    )
+
+
+def test_geometry_overrules_the_score() -> None:
+    channels = straight_candidates()
+    channels[2] = [(100.0, 50.0, 1.0), (70.0, 50.0, 0.3)]
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton())
+    assert assignment.choice.tolist() == [0, 1, 3, 4, 5]
+    assert assignment.positions[2].tolist() == [70.0, 50.0]
+
+
+def test_two_labels_never_share_a_peak() -> None:
+    channels: list[list[tuple[float, float, float]]] = [
+        [(10, 50, 1.0)],
+        [(10, 50, 1.0)],
+        [],
+        [],
+        [],
+    ]
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton())
+    assert assignment.labels == ()
+
+
+def test_order_is_kept() -> None:
+    """Discs 5 and 6 swapped: one of them goes, rather than both staying."""
+    channels = straight_candidates()
+    channels[2], channels[3] = channels[3], channels[2]
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton())
+    assert (np.diff(assignment.positions[:, 0]) > 0).all()
+    assert not {5, 6} <= set(assignment.labels)
+
+
+def test_gap_is_a_share_of_the_expected_rows() -> None:
+    channels: list[list[tuple[float, float, float]]] = [
+        [(10, 50, 1.0)],
+        [(17, 50, 1.0)],
+        [],
+        [],
+        [],
+    ]
+    for min_gap, expected in ((0.23, (3, 4)), (0.24, ())):
+        config = SearchConfig(min_scale=0, max_scale=math.inf, min_gap=min_gap)
+        found = search_skeleton(candidates_of(channels), straight_skeleton(), config)
+        assert found.labels == expected
+
+
+def test_pixels_become_millimetres() -> None:
+    channels = [[(row / 0.8, col / 0.5, s)] for [(row, col, s)] in straight_candidates()]
+    config = SearchConfig(min_scale=1, max_scale=1, max_rotation_rad=0)
+    candidates = candidates_of(channels, spacing_mm=(0.8, 0.5))
+    check(search_skeleton(candidates, straight_skeleton(), config), [3, 4, 5, 6, 7])
+
+
+@pytest.mark.parametrize("angle", [-0.3, 0.2])
+@pytest.mark.parametrize("size", [0.8, 1.25])
+def test_fit_is_reported(angle: float, size: float) -> None:
+    """A spine of 0.8 times the size needs the factor 1.25 to fit."""
+    spine = size * np.exp(-1j * angle) * 30 * np.arange(5) + (100 + 50j)
+    channels = [[(float(p.real), float(p.imag), 1.0)] for p in spine]
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton())
+    check(assignment, [3, 4, 5, 6, 7])
+    assert assignment.scale == pytest.approx(1 / size)
+    assert assignment.rotation_rad == pytest.approx(angle)
+
+
+def test_fit_stays_within_its_limits() -> None:
+    spine = 2 * np.exp(-0.5j) * 30 * np.arange(5)
+    channels = [[(float(p.real), float(p.imag), 1.0)] for p in spine]
+    config = SearchConfig(missing_penalty_mm2=1e6)
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton(), config)
+    assert assignment.scale == pytest.approx(0.75)
+    assert assignment.rotation_rad == pytest.approx(0.35)
+    assert assignment.cost > 100
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("mode", ["ls_chain", "paper"])
+def test_too_few_candidates_give_no_labelling(count: int, mode: Any) -> None:
+    channels = straight_candidates()[:count] + [[]] * (5 - count)
+    assignment = search_skeleton(
+        candidates_of(channels), straight_skeleton(), SearchConfig(mode=mode)
+    )
+    assert assignment.labels == ()
+    assert assignment.positions.shape == (0, 2)
+    assert assignment.choice.tolist() == [-1] * 5
+    assert assignment.cost == assignment.lower_bound == (1500 if mode == "ls_chain" else 0)
+    assert sum(assignment.terms.values()) == assignment.cost
+    assert assignment.optimal
+    assert assignment.alternatives == ()
+    assert assignment.shift_margin is None
+
+
+def test_a_single_disc_on_request() -> None:
+    channels = [*straight_candidates()[:1], [], [], [], []]
+    config = SearchConfig(min_present=1)
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton(), config)
+    check(assignment, [3], missing_mm2=1200.0)
+    assert math.isinf(assignment.margins[0])
+
+
+def test_fewer_than_five_discs() -> None:
+    """The authors' code reads a fifth disc that need not exist."""
+    labels = (21, 22, 23)
+    channels = straight_candidates()[:3]
+    assignment = search_skeleton(candidates_of(channels, labels), straight_skeleton(labels))
+    check(assignment, [21, 22, 23])
+
+
+def test_lumbar_view_of_a_whole_spine() -> None:
+    """Seventeen channels without candidates cost no search."""
+    channels: list[list[tuple[float, float, float]]] = [[] for _ in LABELS]
+    for i, label in enumerate(range(20, 26)):
+        channels[label - 3] = [(30.0 * i, 40.0, 0.9), (30.0 * i + 30, 40.0, 0.5)]
+    skeleton = straight_skeleton(LABELS)
+    assignment = search_skeleton(candidates_of(channels, LABELS), skeleton)
+    check(assignment, [20, 21, 22, 23, 24, 25], missing_mm2=17 * 300.0, score_mm2=6 * 0.1 * 50)
+    assert assignment.nodes < 200
+    assert assignment.margins_proved.all()
+
+
+def test_ties_go_to_the_first_candidate() -> None:
+    channels = [points * 2 for points in straight_candidates()]
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton())
+    assert assignment.choice.tolist() == [0, 2, 4, 6, 8]
+    np.testing.assert_array_equal(assignment.margins, 0)
+
+
+def test_alternatives_are_the_next_best() -> None:
+    channels = straight_candidates()
+    channels[4].append((130.0, 52.0, 1.0))
+    assignment = search_skeleton(candidates_of(channels), straight_skeleton())
+    first = assignment.alternatives[0]
+    assert first.choice.tolist() == [0, 1, 2, 3, 5]
+    assert first.cost - assignment.cost == pytest.approx(assignment.margins[4])
+    costs = [alternative.cost for alternative in assignment.alternatives]
+    assert costs == sorted(costs)
+
+
+def test_spent_budget_is_reported() -> None:
+    rng = np.random.default_rng(0)
+    channels = [
+        [(30.0 * i + rng.normal(0, 8), 50 + rng.normal(0, 8), 0.5) for _ in range(5)]
+        for i in range(23)
+    ]
+    config = SearchConfig(node_budget=10)
+    assignment = search_skeleton(candidates_of(channels, LABELS), straight_skeleton(LABELS), config)
+    assert not assignment.optimal
+    assert assignment.nodes == 10
+    assert assignment.lower_bound < assignment.cost
+    assert len(assignment.labels) > 15
+    assert not assignment.margins_proved.any()
+
+
+# The shift margin.
+
+
+def test_shift_margin_without_support_is_the_missing_score() -> None:
+    """A straight, even spine fits one level down as well; only the heatmaps speak against it."""
+    channels: list[list[tuple[float, float, float]]] = [[] for _ in LABELS]
+    for i in range(6):
+        channels[10 + i] = [(30.0 * i, 40.0, 1.0)]
+    skeleton = straight_skeleton(LABELS)
+    assignment = search_skeleton(candidates_of(channels, LABELS), skeleton)
+    assert assignment.shift_margin == pytest.approx(6 * 50)
+
+
+def test_shift_margin_falls_with_support_of_the_neighbours() -> None:
+    channels: list[list[tuple[float, float, float]]] = [[] for _ in LABELS]
+    for i in range(6):
+        channels[10 + i].append((30.0 * i, 40.0, 1.0))
+        channels[11 + i].append((30.0 * i + 3, 40.0, 0.9))  # 3 mm off: near enough
+    assignment = search_skeleton(candidates_of(channels, LABELS), straight_skeleton(LABELS))
+    assert assignment.labels == tuple(range(13, 19))
+    assert assignment.shift_margin == pytest.approx(6 * 0.1 * 50)
+
+
+def test_shift_margin_counts_geometry() -> None:
+    """Steps that differ from level to level tell the levels apart."""
+    skeleton = straight_skeleton(LABELS)
+    rows = np.cumsum(15 + np.linspace(0, 25, 23))
+    skeleton = replace(skeleton, mean_mm=np.stack([rows - rows[0], np.zeros(23)], axis=1))
+    even = straight_skeleton(LABELS)
+    channels: list[list[tuple[float, float, float]]] = [[] for _ in LABELS]
+    for i in range(6):
+        channels[10 + i] = [(float(rows[10 + i]), 40.0, 1.0)]
+    config = SearchConfig(min_scale=1, max_scale=1)
+    telling = search_skeleton(candidates_of(channels, LABELS), skeleton, config).shift_margin
+    silent = search_skeleton(candidates_of(channels, LABELS), even).shift_margin
+    assert telling is not None
+    assert silent is not None
+    assert telling > silent
+
+
+def test_shift_margin_at_the_end_of_the_spine() -> None:
+    """All 23 discs present: a shift loses one of them at the end."""
+    channels = [[(30.0 * i, 40.0, 1.0)] for i in range(23)]
+    assignment = search_skeleton(candidates_of(channels, LABELS), straight_skeleton(LABELS))
+    assert assignment.shift_margin == pytest.approx(300 + 22 * 50)
+
+
+# The paper's mode.
+
+
+def test_paper_needs_both_anchors() -> None:
+    channels = straight_candidates()
+    channels[4] = []
+    config = SearchConfig(mode="paper")
+    assert search_skeleton(candidates_of(channels), straight_skeleton(), config).labels == ()
+    anchored = replace(config, anchors=(3, 6))
+    found = search_skeleton(candidates_of(channels), straight_skeleton(), anchored)
+    assert found.labels == (3, 4, 5, 6)
+    assert found.terms == pytest.approx({"shape": 0.0})
+    assert found.shift_margin is None
+
+
+def test_paper_ignores_empty_channels_between() -> None:
+    """The delta of equation 3."""
+    channels = straight_candidates()
+    channels[1] = []
+    config = SearchConfig(mode="paper")
+    found = search_skeleton(candidates_of(channels), straight_skeleton(), config)
+    assert found.labels == (3, 5, 6, 7)
+    assert found.cost == pytest.approx(0)
+
+
+def test_paper_norms_differ() -> None:
+    """Displacements of 3 and 4 mm where v1 - v5 is 120 mm: 7 / 120 and 5 / 120."""
+    channels = straight_candidates()
+    channels[1] = [(40.0, 53.0, 1.0)]
+    channels[3] = [(100.0, 46.0, 1.0)]
+    for norm, expected in (("l1", 7 / 120), ("l2", 5 / 120)):
+        config = SearchConfig(mode="paper", norm=norm)  # type: ignore[arg-type]
+        found = search_skeleton(candidates_of(channels), straight_skeleton(), config)
+        assert found.cost == pytest.approx(expected)
+
+
+def test_paper_needs_five_discs_or_anchors() -> None:
+    labels = (3, 4, 5, 6)
+    candidates = candidates_of(straight_candidates()[:4], labels)
+    skeleton = straight_skeleton(labels)
+    with pytest.raises(ValueError, match="five discs or anchors"):
+        search_skeleton(candidates, skeleton, SearchConfig(mode="paper"))
+    with pytest.raises(ValueError, match=r"\(3, 9\)"):
+        search_skeleton(candidates, skeleton, SearchConfig(mode="paper", anchors=(3, 9)))
+    found = search_skeleton(candidates, skeleton, SearchConfig(mode="paper", anchors=(3, 6)))
+    assert found.labels == labels
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("mode", "greedy"),
+        ("norm", "l3"),
+        ("chain_weight", -1.0),
+        ("missing_penalty_mm2", math.inf),
+        ("score_weight_mm2", math.nan),
+        ("min_gap", -0.1),
+        ("max_rotation_rad", 4.0),
+        ("min_scale", -0.5),
+        ("min_scale", 2.0),
+        ("max_scale", math.nan),
+        ("min_present", 0),
+        ("node_budget", 0),
+        ("n_best", 0),
+        ("anchors", (3, 3)),
+    ],
+)
+def test_config_refuses(setting: str, value: Any) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        SearchConfig(**{setting: value})
+    assert str(value) in str(caught.value)
+
+
+def test_labels_must_agree() -> None:
+    with pytest.raises(ValueError, match="labels"):
+        search_skeleton(candidates_of(straight_candidates()), straight_skeleton((4, 5, 6, 7, 8)))
