@@ -31,7 +31,7 @@ KERNELS := heatmaps candidates search core_boundary core_stub
 
 demo: $(VENV)/.installed
 	rm -rf demo
-	ivdtool phantom -o demo --count 1
+	ivdtool phantom -o demo --seed 7 --region lumbar --contrast T2w
 	ivdtool label demo/sub-*/anat/*.nii.gz -o demo/discs.nii.gz --qc demo/discs.png
 
 test: $(VENV)/.installed $(VENV)/.dev
@@ -68,8 +68,8 @@ sanitize: $(VENV)/.installed $(VENV)/.dev
 	$(SANITIZED)/bin/python -c 'from ivdtool import _core; print(_core.__file__)' | grep $(SANITIZED)
 	$(SANITIZED)/bin/python -m pytest $(KERNELS:%=tests/test_%.py)
 
-benchmark: $(VENV)/.installed
-	ivdtool benchmark
+benchmark: $(VENV)/.installed $(VENV)/.dev
+	python -m pytest benchmarks
 
 clean:
 	rm -rf build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

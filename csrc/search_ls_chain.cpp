@@ -28,6 +28,10 @@ struct Choice {
   std::size_t successor = 0;  // the next present choice of that completion; 0 is none
 };
 
+// Rounding in the sums of squares, as a share of them. Improvements below it are not followed:
+// that would visit all of the equally good labellings that duplicate candidates make.
+constexpr double kPrecision = 1e-14;
+
 // Branch and bound over the present discs, top to bottom. A node is a choice of the first present
 // discs; a child adds the next present one, so missing discs add no nodes.
 //
@@ -42,6 +46,9 @@ class LsChainSearch {
       : problem_(problem), ranking_(n_best), node_budget_(node_budget) {
     collect_choices(forbidden);
     complete();
+    for (const Choice& choice : choices_) {
+      tolerance_ += kPrecision * choice.weight * squared_norm(choice.u);
+    }
   }
 
   void seed(const std::vector<std::int64_t>& choice) {
@@ -125,6 +132,7 @@ class LsChainSearch {
   Vector template_point(std::size_t channel) const {
     return {problem_.template_mm[2 * channel], problem_.template_mm[2 * channel + 1]};
   }
+  bool improves(double bound) const { return bound < ranking_.limit() - tolerance_; }
   std::size_t levels() const { return missing_.size(); }
   std::size_t next_level(std::size_t choice) const {
     return choice == 0 ? 0 : choices_[choice].level + 1;
@@ -265,20 +273,20 @@ class LsChainSearch {
   // Explore a node; false once the budget is spent. depth is the number of present discs.
   bool expand(const Node& node, std::size_t depth) {
     const std::size_t first_level = next_level(node.choice);
-    if (node.fixed + node.residual + missing_after_[first_level] < ranking_.limit()) offer(path_);
+    if (improves(node.fixed + node.residual + missing_after_[first_level])) offer(path_);
 
     if (children_.size() <= depth) children_.resize(depth + 1);
     std::vector<Node> children = std::move(children_[depth]);  // reused, to spare allocations
     children.clear();
     double skipped = 0.0;
     for (std::size_t level = first_level; level < levels(); ++level) {
-      if (node.fixed + node.residual + skipped >= ranking_.limit()) break;
+      if (!improves(node.fixed + node.residual + skipped)) break;
       for (std::size_t j = level_begin_[level]; j < level_begin_[level + 1]; ++j) {
         const Choice& choice = choices_[j];
         if (node.choice != 0 && !descends(choices_[node.choice], choice)) continue;
         Node child;
         child.fixed = node.fixed + skipped + choice.unary;
-        if (child.fixed + node.residual + choice.completion >= ranking_.limit()) continue;
+        if (!improves(child.fixed + node.residual + choice.completion)) continue;
         child.choice = j;
         child.sums = node.sums;
         child.sums.add_point(choice.weight, choice.p, choice.u);
@@ -286,7 +294,7 @@ class LsChainSearch {
         // The true residual cannot fall; rounding may.
         child.residual = std::max(node.residual, child.sums.residual(problem_.limits));
         child.bound = child.fixed + child.residual + choice.completion;
-        if (child.bound < ranking_.limit()) children.push_back(child);
+        if (improves(child.bound)) children.push_back(child);
       }
       skipped += missing_[level];
     }
@@ -296,7 +304,7 @@ class LsChainSearch {
 
     bool within_budget = true;
     for (const Node& child : children) {
-      if (child.bound >= ranking_.limit()) break;
+      if (!improves(child.bound)) break;
       if (!within_budget || nodes_ >= node_budget_) {
         open_bound_ = std::min(open_bound_, child.bound);
         within_budget = false;
@@ -316,6 +324,7 @@ class LsChainSearch {
   std::int64_t node_budget_;
   std::int64_t nodes_ = 0;
   double open_bound_ = kInfinity;  // least bound of the nodes the budget left unexplored
+  double tolerance_ = 0.0;         // mm^2
   double constant_ = 0.0;          // cost of the channels without candidates
   std::vector<Choice> choices_;
   std::vector<std::size_t> level_begin_;

@@ -7,6 +7,10 @@
 namespace ivdtool {
 namespace {
 
+// Improvements below this share of |v1 - v5| are rounding. Following them would visit all of the
+// equally good labellings that duplicate candidates make.
+constexpr double kTolerance = 1e-13;
+
 // With v1 and v5 fixed every disc contributes on its own, so the best choice is made disc by disc.
 class PaperSearch {
  public:
@@ -25,7 +29,7 @@ class PaperSearch {
 
   SearchResult run() {
     for_each_anchor_pair([this](double total) {
-      if (total < ranking_.limit()) enumerate(0, 0.0);
+      if (improves(total)) enumerate(0, 0.0);
     });
     SearchResult result;
     result.best = ranking_.best();
@@ -48,6 +52,7 @@ class PaperSearch {
   Vector template_point(std::size_t channel) const {
     return {problem_.template_mm[2 * channel], problem_.template_mm[2 * channel + 1]};
   }
+  bool improves(double total) const { return total < ranking_.limit() - kTolerance; }
   double finish(double total) const { return problem_.squared ? std::sqrt(total) : total; }
 
   // Call visit(total) for every choice of v1 and v5, total being the least cost it allows.
@@ -67,19 +72,20 @@ class PaperSearch {
   // The cost of every candidate given the anchors. Other candidates of the anchors cost infinity.
   double set_costs(Vector origin, double unit) {
     for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
-      double least = kInfinity;
+      std::size_t least = begin(channel);
       for (std::size_t i = begin(channel); i < end(channel); ++i) {
         const double distance =
             squared_norm(targets_[channel] - (1.0 / unit) * (lists_.position(i) - origin));
         costs_[i] = problem_.squared ? distance : std::sqrt(distance);
         if (channel == problem_.first_anchor && i != v1_) costs_[i] = kInfinity;
         if (channel == problem_.second_anchor && i != v5_) costs_[i] = kInfinity;
-        least = std::min(least, costs_[i]);
+        if (costs_[i] < costs_[least]) least = i;
       }
-      cheapest_[channel] = begin(channel) == end(channel) ? 0.0 : least;
+      cheapest_[channel] = least;
     }
     for (std::size_t channel = lists_.channels; channel-- > 0;) {
-      rest_[channel] = cheapest_[channel] + rest_[channel + 1];
+      rest_[channel] = rest_[channel + 1];
+      if (begin(channel) < end(channel)) rest_[channel] += costs_[cheapest_[channel]];
     }
     return rest_[0];
   }
@@ -95,13 +101,20 @@ class PaperSearch {
       return;
     }
     if (begin(channel) == end(channel)) return enumerate(channel + 1, cost);
+    const std::size_t first = cheapest_[channel];  // as it lowers the limit most
+    choose(channel, cost, first);
     for (std::size_t i = begin(channel); i < end(channel); ++i) {
-      if (!(cost + costs_[i] + rest_[channel + 1] < ranking_.limit())) continue;
-      ++nodes_;
-      choice_[channel] = static_cast<std::int64_t>(i);
-      enumerate(channel + 1, cost + costs_[i]);
+      if (i != first) choose(channel, cost, i);
     }
     choice_[channel] = kMissing;
+  }
+
+  void choose(std::size_t channel, double cost, std::size_t candidate) {
+    cost += costs_[candidate];
+    if (!improves(cost + rest_[channel + 1])) return;
+    ++nodes_;
+    choice_[channel] = static_cast<std::int64_t>(candidate);
+    enumerate(channel + 1, cost);
   }
 
   // Min-marginals: the cost of a pair of anchors, with the one disc exchanged.
@@ -112,7 +125,7 @@ class PaperSearch {
         for (std::size_t i = begin(channel); i < end(channel); ++i) {
           if (static_cast<std::int64_t>(i) == best.choice[channel]) continue;
           if (costs_[i] == kInfinity) continue;
-          least[channel] = std::min(least[channel], total - cheapest_[channel] + costs_[i]);
+          least[channel] = std::min(least[channel], total - costs_[cheapest_[channel]] + costs_[i]);
         }
       }
     });
@@ -129,10 +142,10 @@ class PaperSearch {
   std::int64_t nodes_ = 0;
   std::size_t v1_ = 0;
   std::size_t v5_ = 0;
-  std::vector<Vector> targets_;   // the normalised template
-  std::vector<double> costs_;     // by candidate
-  std::vector<double> cheapest_;  // by channel
-  std::vector<double> rest_;      // least cost of this and all later channels
+  std::vector<Vector> targets_;        // the normalised template
+  std::vector<double> costs_;          // by candidate
+  std::vector<std::size_t> cheapest_;  // by channel
+  std::vector<double> rest_;           // least cost of this and all later channels
   std::vector<std::int64_t> choice_;
 };
 

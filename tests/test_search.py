@@ -468,6 +468,18 @@ def test_ties_go_to_the_first_candidate() -> None:
     np.testing.assert_array_equal(assignment.margins, 0)
 
 
+@pytest.mark.parametrize("mode", ["ls_chain", "paper"])
+def test_duplicates_do_not_explode(mode: Any) -> None:
+    """5^23 labellings of the same cost, rounding apart: the search must not tell them apart."""
+    spine = 27.3 * np.exp(0.1j) * np.arange(23)
+    channels = [[(float(p.real), float(p.imag), 0.7)] * 5 for p in spine]
+    config = SearchConfig(mode=mode)
+    assignment = search_skeleton(candidates_of(channels, LABELS), straight_skeleton(LABELS), config)
+    assert assignment.nodes < 10_000
+    assert assignment.margins_proved.all()
+    np.testing.assert_allclose(assignment.margins, 0, atol=1e-9)
+
+
 def test_alternatives_are_the_next_best() -> None:
     channels = straight_candidates()
     channels[4].append((130.0, 52.0, 1.0))

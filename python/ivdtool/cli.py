@@ -43,6 +43,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: no user should read a traceback
         _complain(error)
         return 1
+    finally:
+        _stop_log()
 
 
 def _complain(error: BaseException) -> None:
@@ -54,8 +56,6 @@ def _complain(error: BaseException) -> None:
 def _start_log(log_file: Path | None) -> None:
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
     if log_file is None:
         log.addHandler(logging.NullHandler())
         return
@@ -65,6 +65,12 @@ def _start_log(log_file: Path | None) -> None:
         raise UsageError(f"{log_file}: cannot write the log: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+
+
+def _stop_log() -> None:
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

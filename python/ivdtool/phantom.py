@@ -581,7 +581,7 @@ class _Painter:
         near = (self.depth > -85) & (self.depth < 75) & (self.level > -1.5) & (self.level < 34)
         self.near = np.flatnonzero(near)
         s, d, h = (x.reshape(-1)[self.near] for x in (self.level, self.depth, self.scale))
-        self.s, self.d, self.h = s, d, h
+        self.s, self.d = s, d
         top = len(a.disc) - 1
         disc = np.clip(np.rint(s), 0, top).astype(np.int32)
         vertebra = np.clip(np.floor(s), 0, top).astype(np.int32)

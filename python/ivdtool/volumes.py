@@ -1,7 +1,7 @@
 """Read NIfTI files: any storage orientation, oblique, any spacing; 3-D or one sagittal slice."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ __all__ = ["Volume", "read_volume"]
 Affine = npt.NDArray[np.float64]
 
 AFFINE_TOLERANCE_MM = 0.1  # sform and qform may differ by this at a corner without a warning
+MIN_INDEPENDENCE = 0.1  # volume of the parallelepiped of unit voxel axes; 1 if orthogonal
 MIN_EXTENT_MM = 40.0  # less than two discs and their vertebrae
+MIN_VOXELS = 16
 WARN_SPACING_MM = 2.0
 MAX_SPACING_MM = 4.0  # a disc is 4-10 mm high: nothing is left of it beyond
 
@@ -76,9 +78,10 @@ class Volume:
         index[lateral] = slice(first, last + 1)
         slices = self.data[tuple(index)].transpose(lateral, si, ap)
         slices = slices[:, :: -1 if si_sign > 0 else 1, :: -1 if ap_sign > 0 else 1]
-        values: npt.NDArray[np.float32] = np.ascontiguousarray(slices, dtype=np.float32)
-        if (self.slope, self.inter) != (1.0, 0.0):
-            values = values * np.float32(self.slope) + np.float32(self.inter)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity says it: no warnings as well
+            values: npt.NDArray[np.float32] = np.ascontiguousarray(slices, dtype=np.float32)
+            if (self.slope, self.inter) != (1.0, 0.0):
+                values = values * np.float32(self.slope) + np.float32(self.inter)
         return values
 
 
@@ -95,21 +98,22 @@ def read_volume(path: str | Path, volume: int | str | None = None) -> Volume:
         UsageError: `volume` is out of range.
     """
     path = Path(path)
-    header, data, slope, inter = _read_file(path)
-    data, slope, inter = _select_volume(path, data, slope, inter, volume)
+    header, data, slope, inter = _read_file(path, volume)
     affine, warnings = _affine(path, header, data.shape)
     result = Volume(path, data, slope, inter, affine, header)
     warnings += _check_geometry(result)
-    return Volume(path, data, slope, inter, affine, header, tuple(warnings))
+    return replace(result, warnings=tuple(warnings))
 
 
-def _read_file(path: Path) -> tuple[nib.Nifti1Header, npt.NDArray[Any], float, float]:
+def _read_file(
+    path: Path, volume: int | str | None
+) -> tuple[nib.Nifti1Header, npt.NDArray[Any], float, float]:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{path}: not a NIfTI file name; give a .nii or .nii.gz file")
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {what}; give the path of a .nii or .nii.gz file")
     try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise InputError(f"{path}: {what}; give the path of a .nii or .nii.gz file")
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):
             raise InputError(f"{path}: not a NIfTI file; convert it to .nii.gz first")
@@ -118,7 +122,7 @@ def _read_file(path: Path) -> tuple[nib.Nifti1Header, npt.NDArray[Any], float, f
             raise InputError(
                 f"{path}: colour or complex voxels ({proxy.dtype}); give a grey-scale magnitude MRI"
             )
-        data = np.asanyarray(proxy.get_unscaled())
+        data, slope, inter = _read_voxels(path, proxy, volume)
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read; change its mode or owner") from error
     except (
@@ -135,31 +139,35 @@ def _read_file(path: Path) -> tuple[nib.Nifti1Header, npt.NDArray[Any], float, f
         raise InputError(
             f"{path}: damaged or not a NIfTI file ({reason}); copy or convert it again"
         ) from error
-    return image.header, data, float(proxy.slope), float(proxy.inter)
+    return image.header, data, slope, inter
 
 
-def _select_volume(
-    path: Path, data: npt.NDArray[Any], slope: float, inter: float, volume: int | str | None
+def _read_voxels(
+    path: Path, proxy: Any, volume: int | str | None
 ) -> tuple[npt.NDArray[Any], float, float]:
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim == 2:
-        data = data[..., None]
-    if data.ndim == 3:
-        return data, slope, inter
-    if data.ndim != 4:
-        raise InputError(f"{path}: {data.ndim} dimensions {data.shape}; give a 3-D volume")
+    """(I, J, K) voxels, slope and intercept; of a 4-D file no more than the chosen volume."""
+    shape = proxy.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise InputError(f"{path}: voxels of shape {shape}; give a 3-D volume")
+    slope, inter = float(proxy.slope), float(proxy.inter)
+    if len(shape) == 3:
+        return np.asanyarray(proxy.reshape(shape).get_unscaled()), slope, inter
     if volume is None:
         raise InputError(
-            f"{path}: 4-D with {data.shape[3]} volumes; choose one with --volume N or --volume mean"
+            f"{path}: 4-D with {shape[3]} volumes; choose one with --volume N or --volume mean"
         )
     if volume == "mean":
-        return data.mean(axis=3, dtype=np.float32) * np.float32(slope) + np.float32(inter), 1.0, 0.0
-    if not isinstance(volume, int) or not 0 <= volume < data.shape[3]:
+        mean = np.asanyarray(proxy.get_unscaled()).mean(axis=3, dtype=np.float32)
+        return mean.reshape(shape[:3]), slope, inter
+    if not isinstance(volume, int) or not 0 <= volume < shape[3]:
         raise UsageError(
-            f"{path}: no volume {volume}; choose 0 to {data.shape[3] - 1} or mean with --volume"
+            f"{path}: no volume {volume}; choose 0 to {shape[3] - 1} or mean with --volume"
         )
-    return data[..., volume], slope, inter
+    return proxy.reshape(shape)[..., volume], 1.0, 0.0  # nibabel has scaled it
 
 
 def _affine(
@@ -167,31 +175,41 @@ def _affine(
 ) -> tuple[Affine, list[str]]:
     """sform if its code says so, else qform, else voxel sizes alone; and what is doubtful."""
     warnings: list[str] = []
-    try:
-        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
-    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
-        raise InputError(
-            f"{path}: unusable orientation in the header ({error}); convert the scan again"
-        ) from error
+    sform, qform = header.get_sform(coded=True)[0], _qform(header)
     if sform is not None and qform is not None:
         size = np.array(shape) - 1.0
         corners = np.array(np.meshgrid(*[(0.0, n) for n in size])).reshape(3, -1)
-        difference = (sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:]
-        worst = float(np.linalg.norm(difference, axis=0).max())
-        if worst > AFFINE_TOLERANCE_MM:
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = (sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:]
+            worst = float(np.linalg.norm(difference, axis=0).max())
+        if not np.isfinite(worst):
+            warnings.append("the qform is not usable; the sform is used")
+        elif worst > AFFINE_TOLERANCE_MM:
             warnings.append(f"sform and qform differ by up to {worst:.1f} mm; the sform is used")
     affine = sform if sform is not None else qform
     if affine is None:
         affine = header.get_base_affine()
         warnings.append("no orientation in the header (sform and qform codes are 0): assumed LAS")
     affine = np.asarray(affine, dtype=np.float64)
-    volume_mm3 = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
-    if not volume_mm3 > 1e-6:
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        independence = abs(np.linalg.det(directions))
+    if not (np.isfinite(affine).all() and independence > MIN_INDEPENDENCE):
         raise InputError(
-            f"{path}: the affine does not place voxels in space (zeros or not finite); "
+            f"{path}: the affine does not place voxels in space (zeros, not finite, or skewed); "
             "repair the header or convert the scan again"
         )
     return affine, warnings
+
+
+def _qform(header: nib.Nifti1Header) -> Affine | None:
+    """None if its code says so; NaN if it cannot be computed."""
+    try:
+        with np.errstate(invalid="ignore", over="ignore"):
+            qform: Affine | None = header.get_qform(coded=True)[0]
+            return qform
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError):
+        return np.full((4, 4), np.nan)
 
 
 def _check_geometry(volume: Volume) -> list[str]:
@@ -202,16 +220,16 @@ def _check_geometry(volume: Volume) -> list[str]:
             f"{volume.path}: a single slice that is not sagittal; give a sagittal slice or a volume"
         )
     for axis, name in ((si, "superior-inferior"), (ap, "anterior-posterior")):
-        extent = shape[axis] * zooms[axis]
-        if extent < MIN_EXTENT_MM or shape[axis] < 16:
-            raise InputError(
-                f"{volume.path}: only {shape[axis]} voxels ({extent:.0f} mm) {name}; "
-                "too small to show discs"
-            )
         if zooms[axis] > MAX_SPACING_MM:
             raise InputError(
                 f"{volume.path}: {zooms[axis]:.1f} mm spacing {name}, so an axial or coronal "
                 "thick-slice scan; give a sagittal or isotropic one"
+            )
+        extent = shape[axis] * zooms[axis]
+        if extent < MIN_EXTENT_MM or shape[axis] < MIN_VOXELS:
+            raise InputError(
+                f"{volume.path}: only {shape[axis]} voxels ({extent:.0f} mm) {name}, too small to "
+                "show discs; give a scan of the spine"
             )
     return [
         f"{zooms[axis]:.1f} mm spacing {name} is coarse; labels may be off"

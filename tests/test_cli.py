@@ -1,0 +1,314 @@
+"""Commands as a user runs them: output, files, exit codes, and one line for every error."""
+
+import gzip
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import ivdtool
+from ivdtool.cli import main
+from ivdtool.phantom import make_phantom, random_config, write_phantoms
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line; return exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lumbar phantom."""
+    path = tmp_path_factory.mktemp("scan") / "sub-01_T2w.nii.gz"
+    nib.save(make_phantom(random_config(7, "lumbar", "T2w")).image, path)
+    return path
+
+
+def write(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:  # type: ignore[type-arg]
+    nib.save(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def volume(*shape: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.random.default_rng(1).integers(1, 500, shape).astype(np.int16)
+
+
+def test_version_of_python_and_core_agree(run: Run) -> None:
+    assert run("--version") == (0, f"ivdtool {ivdtool.__version__}\n", "")
+
+
+def test_help_lists_the_commands(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("label", "train", "export", "evaluate", "phantom", "model"):
+        assert f"  {command} " in out
+
+
+def test_label_writes_image_sidecar_and_picture(run: Run, scan: Path, tmp_path: Path) -> None:
+    output, picture = tmp_path / "discs.nii.gz", tmp_path / "discs.png"
+    code, out, err = run("label", scan, "-o", output, "--qc", picture, "-v")
+    assert (code, err) == (0, "")
+    sidecar = json.loads((tmp_path / "discs.json").read_text())
+    labels = {disc["label"] for disc in sidecar["Discs"]}
+    assert {22, 23, 24, 25} <= labels
+    values = np.asarray(nib.load(output).dataobj)
+    assert set(values[values > 0].tolist()) == labels
+    assert sidecar["LabelConvention"] == "SCT"
+    assert sidecar["Search"]["optimal"] is True
+    assert sidecar["GeneratedBy"][0]["ModelName"] == "robust"
+    assert len(sidecar["GeneratedBy"][0]["ModelSHA256"]) == 64
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "L5/S1" in out
+    assert "network" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["discs.json", "discs.nii.gz", "discs.png"]
+
+
+def test_label_prints_the_sidecar_as_json(run: Run, scan: Path, tmp_path: Path) -> None:
+    code, out, _ = run("label", scan, "-o", tmp_path / "a.nii.gz", "--json", "--reproducible")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "a.json").read_text())
+
+
+def test_label_twice_gives_identical_bytes(run: Run, scan: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert run("label", scan, "-o", tmp_path / f"{name}.nii.gz", "--reproducible", "-q")[0] == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_source_date_epoch_fixes_the_date(
+    run: Run, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    run("label", scan, "-o", tmp_path / "a.nii.gz", "-q")
+    sidecar = json.loads((tmp_path / "a.json").read_text())
+    assert sidecar["GeneratedBy"][0]["Date"] == "1970-01-02 00:00:00"
+
+
+def test_one_bad_scan_does_not_stop_the_others(run: Run, scan: Path, tmp_path: Path) -> None:
+    bad = write(tmp_path / "bad.nii.gz", np.zeros((10, 100, 100), np.int16))
+    code, _, err = run("label", bad, scan, "-o", tmp_path / "out", "-q")
+    assert code == 1
+    assert err.splitlines()[0].startswith(f"Error: {bad}:")
+    assert err.splitlines()[1] == "1 of 2 images failed."
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["sub-01_T2w_label-discs_dlabel.json", "sub-01_T2w_label-discs_dlabel.nii.gz"]
+
+
+def test_a_folder_is_searched_for_images(run: Run, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "bids", 2, seed=31, region="lumbar")
+    code, _, _ = run("label", tmp_path / "bids", "-o", tmp_path / "out", "-q")
+    assert code == 0
+    assert len(list((tmp_path / "out").glob("*_label-discs_dlabel.nii.gz"))) == 2
+
+
+def damaged(tmp_path: Path, scan: Path) -> dict[str, Path]:
+    """Inputs that cannot be labelled, by name of what is wrong with them."""
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in ("truncated", "text", "empty")}
+    paths["truncated"].write_bytes(scan.read_bytes()[:20000])
+    paths["text"].write_text("This is not an image.\n")
+    paths["empty"].write_bytes(b"")
+    paths["text in gzip"] = tmp_path / "gzip.nii.gz"
+    paths["text in gzip"].write_bytes(gzip.compress(b"hello" * 200))
+    body = volume(12, 200, 200)
+    paths["zeros"] = write(tmp_path / "zeros.nii.gz", np.zeros_like(body))
+    paths["constant"] = write(tmp_path / "constant.nii.gz", np.full_like(body, 7))
+    floats = body.astype(np.float32)
+    floats[:, 50, 60] = np.nan
+    paths["nan"] = write(tmp_path / "nan.nii.gz", floats)
+    floats[:, 50, 60] = np.inf
+    paths["inf"] = write(tmp_path / "inf.nii.gz", floats)
+    paths["4-D"] = write(tmp_path / "4d.nii.gz", volume(12, 100, 100, 3))
+    rgb = np.zeros((12, 100, 100), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    paths["RGB"] = write(tmp_path / "rgb.nii.gz", rgb)
+    paths["2 voxels wide"] = write(tmp_path / "narrow.nii.gz", volume(12, 2, 200))
+    paths["axial"] = write(
+        tmp_path / "axial.nii.gz", volume(200, 200, 20), np.diag([1.0, 1.0, 5.0, 1.0])
+    )
+    flat = nib.Nifti1Image(body, np.eye(4))
+    flat.header.set_sform(np.zeros((4, 4)), code=1)
+    flat.header.set_qform(None, code=0)
+    paths["affine of zeros"] = tmp_path / "flat.nii.gz"
+    paths["affine of zeros"].write_bytes(gzip.compress(header_bytes(flat) + body.tobytes("F")))
+    paths["missing"] = tmp_path / "missing.nii.gz"
+    return paths
+
+
+def header_bytes(image: nib.Nifti1Image) -> bytes:
+    """The header as it stands; nibabel's writer would put the affine of the image into it."""
+    header = image.header.copy()
+    header["magic"] = b"n+1"
+    header["vox_offset"] = 352
+    return bytes(header.binaryblock) + b"\0" * 4
+
+
+CASES = (
+    "truncated", "text", "empty", "text in gzip", "zeros", "constant", "nan", "inf", "4-D", "RGB",
+    "2 voxels wide", "axial", "affine of zeros", "missing",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_line_exit_3_and_no_file(
+    case: str, run: Run, scan: Path, tmp_path: Path
+) -> None:
+    path = damaged(tmp_path, scan)[case]
+    output = tmp_path / "out"
+    output.mkdir()
+    code, out, err = run("label", path, "-o", output / "discs.nii.gz", "--qc", output / "a.png")
+    assert (code, out) == (3, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith(f"Error: {path}: ")
+    assert list(output.iterdir()) == []
+
+
+def test_a_chosen_volume_of_4d_is_labelled(run: Run, scan: Path, tmp_path: Path) -> None:
+    image = nib.load(scan)
+    stack = np.stack([np.asarray(image.dataobj)] * 2, axis=3)
+    path = write(tmp_path / "4d.nii.gz", stack, image.affine)
+    for choice in ("1", "mean"):
+        code, out, _ = run("label", path, "--volume", choice)
+        assert code == 0
+        assert "L5/S1" in out
+    assert run("label", path, "--volume", "2")[0] == 2
+    assert run("label", path, "--volume", "first")[0] == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_no_permission(run: Run, scan: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked.nii.gz"
+    locked.write_bytes(scan.read_bytes())
+    locked.chmod(0)
+    code, _, err = run("label", locked)
+    assert code == 3
+    assert "permission" in err
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    code, _, err = run("label", scan, "-o", folder / "discs.nii.gz")
+    assert code == 2
+    assert "not writable" in err
+
+
+def test_no_permission_to_read(
+    run: Run, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stands in for the test above where the tests run as root."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(nib, "load", refuse)
+    code, out, err = run("label", scan, "-o", tmp_path / "discs.nii.gz")
+    assert (code, out) == (3, "")
+    assert err == f"Error: {scan}: no permission to read; change its mode or owner\n"
+
+
+def test_output_that_cannot_be_written(run: Run, scan: Path, tmp_path: Path) -> None:
+    code, _, err = run("label", scan, "-o", tmp_path / "no" / "discs.nii.gz")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "output folder missing" in err
+    (tmp_path / "file").write_text("")
+    code, _, err = run("label", scan, scan, "-o", tmp_path / "file" / "out")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+
+
+def test_two_inputs_never_share_an_output(run: Run, scan: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / scan.name).write_bytes(scan.read_bytes())
+    code, _, err = run("label", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out")
+    assert code == 2
+    assert "overwrite" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", gzip.compress(b"x" * 100)])
+def test_a_damaged_model_file_is_exit_4(
+    content: bytes, run: Run, scan: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.pt"
+    path.write_bytes(content)
+    code, out, err = run("label", scan, "--model", path, "-o", tmp_path / "discs.nii.gz")
+    assert (code, out) == (4, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith(f"Error: {path}: ")
+    assert not (tmp_path / "discs.nii.gz").exists()
+
+
+def test_an_unknown_model_names_those_there_are(run: Run, scan: Path) -> None:
+    code, _, err = run("label", scan, "--model", "nonsense")
+    assert code == 4
+    assert "robust" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["label"], ["label", "--nonsense", "a"], ["nonsense"], ["export", "a.pt"]]
+)
+def test_wrong_usage_is_exit_2(arguments: list[str], run: Run) -> None:
+    assert run(*arguments)[0] == 2
+
+
+def test_a_log_keeps_the_traceback(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    code, _, err = run("label", tmp_path / "missing.nii.gz", "--log-file", log)
+    assert code == 3
+    assert "Traceback" not in err
+    assert "Traceback" in log.read_text()
+
+
+def test_model_shows_what_the_file_contains(run: Run) -> None:
+    code, out, _ = run("model")
+    assert code == 0
+    for word in ("robust", "C2/C3 to L5/S1", "sha256", "hourglass", "licence"):
+        assert word in out
+    code, out, _ = run("model", "--json")
+    assert code == 0
+    assert json.loads(out)["labels"] == list(range(3, 26))
+
+
+def test_phantoms_are_labelled_and_evaluated(run: Run, tmp_path: Path) -> None:
+    """The tour of the README: phantom, label, evaluate."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    assert run("phantom", "-o", data, "--count", 2, "--seed", 40, "--region", "lumbar")[0] == 0
+    assert run("label", data, "-o", out, "-q")[0] == 0
+    code, table, _ = run(
+        "evaluate", out, data, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"
+    )
+    assert code == 0
+    assert table.splitlines()[0].split()[:4] == ["group", "images", "discs", "found_pct"]
+    figures = json.loads((tmp_path / "a.json").read_text())["groups"]["all"]
+    assert figures["images"] == 2
+    assert figures["found_pct"] >= 85
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
+def test_module_runs_as_a_program(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ivdtool", "label", str(tmp_path / "a.nii.gz")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.splitlines()) == 1
