@@ -26,7 +26,7 @@ ALLOWED = {
     # stages, in the order of the data
     "volumes": "errors",
     "preprocessing": "errors volumes.Volume",
-    "plane": "heatmaps.Heatmaps preprocessing volumes.Volume",
+    "plane": "errors heatmaps.Heatmaps preprocessing volumes.Volume",
     "model": "torch",
     "metadata": "candidates.CandidateConfig config discs errors preprocessing.PreprocessingConfig "
     "search.SearchConfig skeleton.Skeleton",

@@ -21,8 +21,11 @@ def from_dict(kind: type[Settings], values: Mapping[str, Any], where: str = "") 
     """Build a settings dataclass from nested tables; missing keys keep their defaults.
 
     Raises:
-        ValueError: an unknown key, or a value that the dataclass refuses.
+        ValueError: no table, an unknown key, or a value that the dataclass refuses.
     """
+    if not isinstance(values, Mapping):
+        name = where.rstrip(".") or "settings"
+        raise ValueError(f"{name} must be a table, not {values!r}")  # noqa: TRY004 - of the file
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(typing.cast(Any, kind))}
     unknown = sorted(set(values) - fields)
@@ -34,8 +37,6 @@ def from_dict(kind: type[Settings], values: Mapping[str, Any], where: str = "") 
     for name, value in values.items():
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{where}{name} must be a table, not {value!r}")
             arguments[name] = from_dict(typing.cast(Any, hint), value, f"{where}{name}.")
         else:
             arguments[name] = _checked(value, hint, f"{where}{name}")
@@ -89,8 +90,14 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     origin = typing.get_origin(hint) or hint
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if origin is tuple and isinstance(value, list):
-        return tuple(value)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = typing.get_args(hint)
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(value) != len(kinds):
+            raise ValueError(f"{where} must be a list of {len(kinds)}, not {value!r}")
+        items = enumerate(zip(value, kinds, strict=True))
+        return tuple(_checked(item, kind, f"{where}[{i}]") for i, (item, kind) in items)
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
             allowed = ", ".join(map(str, typing.get_args(hint)))

@@ -51,7 +51,7 @@ class CaseScore:
     @property
     def shifted(self) -> bool:
         """Whether the column is off by a level: half of its discs carry another label."""
-        return 2 * self.mislabelled >= len(self.labels)
+        return 2 * self.mislabelled >= len(self.labels) > 0
 
 
 @dataclass(frozen=True)

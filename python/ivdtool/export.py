@@ -1,6 +1,8 @@
 """From checkpoint to model file: TorchScript with all that inference needs inside."""
 
+import io
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -29,7 +31,12 @@ def export_model(network: nn.Module, info: ModelInfo, path: Path) -> None:
     """Write a self-contained model file.
 
     The network is scripted in eval mode and frozen: constants are folded, so that the file runs
-    without this package's source.
+    without this package's source. `network` itself is left in eval mode.
+
+    Args:
+        network: image (N, 1, H, W) to heatmaps per stack.
+        info: goes into the file.
+        path: the model file.
 
     Raises:
         UsageError: `path` cannot be written.
@@ -38,5 +45,18 @@ def export_model(network: nn.Module, info: ModelInfo, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         script = torch.jit.freeze(torch.jit.script(module))
-        with atomic_write(path) as temporary:
-            torch.jit.save(script, str(temporary), _extra_files={INFO_FILE: info.to_json()})
+        archive = io.BytesIO()
+        torch.jit.save(script, archive, _extra_files={INFO_FILE: info.to_json()})
+    content = _without_debug_files(archive)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _without_debug_files(archive: io.BytesIO) -> bytes:
+    """The archive less what names the source files, and so the folders, of this machine."""
+    kept = io.BytesIO()
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(kept, "w") as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(entry, source.read(entry))
+    return kept.getvalue()

@@ -1,7 +1,10 @@
 """File names and safe writing: a file appears under its final name complete, or not at all."""
 
 import gzip
+import io
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,7 +15,14 @@ from ivdtool.errors import UsageError
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["NIFTI_SUFFIXES", "atomic_write", "atomic_writes", "nifti_bytes", "nifti_stem"]
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "atomic_write",
+    "atomic_writes",
+    "check_archive",
+    "nifti_bytes",
+    "nifti_stem",
+]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -39,6 +49,21 @@ def nifti_bytes(image: "nib.Nifti1Image", path: str | Path) -> bytes:
     if Path(path).suffix == ".gz":
         content = gzip.compress(content, compresslevel=6, mtime=0)
     return content
+
+
+def check_archive(content: bytes) -> None:
+    """Check the sums in a zip file, which torch does not: it loads weights with flipped bits.
+
+    Raises:
+        ValueError: the file is damaged or no zip file.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+    except (RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(str(error) or "end of file") from error
+    if damaged is not None:
+        raise ValueError(f"checksum of {damaged}")
 
 
 @contextmanager

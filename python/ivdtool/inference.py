@@ -1,8 +1,8 @@
 """Load a model file and run its network: images in, heatmaps out."""
 
 import hashlib
+import io
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ivdtool.errors import ModelError, UsageError
+from ivdtool.files import check_archive
 from ivdtool.heatmaps import Heatmaps
 from ivdtool.metadata import ModelInfo
 from ivdtool.preprocessing import Image
@@ -45,7 +46,7 @@ class Model:
         batch = torch.from_numpy(np.stack([image.pixels for image in images])[:, None])
         batch = batch.to(self.device, memory_format=torch.channels_last)
         # the profiling executor would compile anew for every image shape, which takes seconds
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             values = self.network(batch).float().cpu().contiguous().numpy()
         return [
             Heatmaps(
@@ -99,15 +100,18 @@ def load_model(
         torch.set_num_threads(threads)
     try:
         content = path.read_bytes()
+        check_archive(content)
         extra = {INFO_FILE: b""}
         # TorchScript executes what the archive holds, but no Python
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
-            network = torch.jit.load(str(path), map_location=place, _extra_files=extra)
+            network = torch.jit.load(io.BytesIO(content), map_location=place, _extra_files=extra)
+        if not extra[INFO_FILE]:
+            raise ValueError(f"no {INFO_FILE} in it")
         info = ModelInfo.from_json(extra[INFO_FILE])
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
-    except (RuntimeError, ValueError, zipfile.BadZipFile) as error:
+    except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{path}: damaged or not an ivdtool model file ({reason})") from error
     return Model(info, hashlib.sha256(content).hexdigest(), network.eval(), place)

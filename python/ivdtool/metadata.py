@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 from ivdtool.candidates import CandidateConfig
@@ -33,6 +34,11 @@ class Calibration:
     score: float = 6.0
     margin: float = 0.5
     neighbours: float = 2.0
+
+    def __post_init__(self) -> None:
+        weights = (self.intercept, self.score, self.margin, self.neighbours)
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"calibration weights must be finite, not {weights}")
 
     def confidence(self, score: float, margin: float, mean_score: float) -> float:
         """Return the probability that a disc is within 5 mm and has its right label."""
@@ -119,16 +125,16 @@ class ModelInfo:
         try:
             return cls(
                 name=str(document["name"]),
-                labels=tuple(int(label) for label in document["labels"]),
-                stride=int(document["stride"]),
+                labels=tuple(index(label) for label in document["labels"]),
+                stride=index(document["stride"]),
                 skeleton=Skeleton.from_dict(document["skeleton"]),
                 preprocessing=from_dict(PreprocessingConfig, document["preprocessing"]),
                 candidates=from_dict(CandidateConfig, document["candidates"]),
                 search=from_dict(SearchConfig, document["search"]),
                 calibration=from_dict(Calibration, document["calibration"]),
-                network=document["network"],
-                training=document["training"],
-                accuracy=document["accuracy"],
+                network=dict(document["network"]),
+                training=dict(document["training"]),
+                accuracy=dict(document["accuracy"]),
                 ivdtool=str(document["ivdtool"]),
             )
         except (KeyError, TypeError) as error:

@@ -9,7 +9,7 @@ P1 is Azad et al. 2021 (MLMI, LNCS 12966), P2 is Bozorgpour et al. 2024 (HCA-Net
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 __all__ = ["STRIDE", "HCANet", "StackedHourglass", "build_network"]
 
 STRIDE = 4  # image pixels per heatmap cell
+SIZE_MULTIPLE = 64  # the stem halves twice, the hourglass four times
 
 
 class Norm(nn.Module):
@@ -96,7 +97,13 @@ class Hourglass(nn.Module):
 
 
 class Stem(nn.Module):
-    """(N, in_channels, H, W) -> (N, channels, H / 4, W / 4)"""
+    """(N, in_channels, H, W) -> (N, channels, H / 4, W / 4)
+
+    Raises:
+        ValueError: H or W is no multiple of 64.
+    """
+
+    size_multiple: Final[int] = SIZE_MULTIPLE  # TorchScript sees no globals
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -111,6 +118,8 @@ class Stem(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % self.size_multiple != 0 or x.shape[3] % self.size_multiple != 0:
+            raise ValueError(f"image height and width must be multiples of {self.size_multiple}")
         y: Tensor = self.layers(x)
         return y
 

@@ -1,11 +1,12 @@
 """Find the sagittal plane of the spine: it is up to 13 mm off the middle of real scans."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from ivdtool.errors import InputError
 from ivdtool.heatmaps import Heatmaps
 from ivdtool.preprocessing import Image, PreprocessingConfig, central_plane, prepare_image
 from ivdtool.volumes import Volume
@@ -26,8 +27,11 @@ class PlaneConfig:
     reach_mm: float = 12.0
 
     def __post_init__(self) -> None:
-        if self.step_mm <= 0 or self.reach_mm < 0:
-            raise ValueError("step_mm must be positive and reach_mm not negative")
+        if not (self.step_mm > 0 and 0 <= self.reach_mm < math.inf):
+            raise ValueError(
+                "step_mm must be positive, reach_mm finite and not negative, "
+                f"not {self.step_mm} and {self.reach_mm}"
+            )
 
 
 def find_plane(
@@ -39,32 +43,45 @@ def find_plane(
     """Return the sagittal slice index (fractional) at which the network sees most discs.
 
     Slabs at several planes are shown to the network in one batch; the plane is the mean of
-    theirs, weighted by how much each one's heatmaps rise above the faintest.
+    theirs, weighted by the eighth power of the evidence in each. It is the middle of the volume
+    where the network sees nothing. Blank slabs, as resampling leaves at the sides, are left out.
 
     Args:
         volume: the scan.
         preprocessing: of the slabs.
         config: see `PlaneConfig`.
         predict: images of equal shape to heatmaps.
+
+    Raises:
+        InputError: every slab is constant, or holds NaN or infinite voxels.
     """
     planes = _planes(volume, config)
     if len(planes) == 1:
-        return float(planes[0])
-    images = [prepare_image(volume, preprocessing, float(plane)) for plane in planes]
+        return planes[0]
+    shown, images, problem = [], [], None
+    for plane in planes:
+        try:
+            images.append(prepare_image(volume, preprocessing, plane))
+            shown.append(plane)
+        except InputError as error:
+            problem = error
+    if not images and problem is not None:
+        raise problem
     evidence = np.array([_evidence(heatmaps) for heatmaps in predict(images)])
+    if not evidence.max() > 0:
+        return central_plane(volume)
     # a high power: planes that see nearly all count, those that see some discs hardly do
-    weights = (evidence / max(float(evidence.max()), 1e-6)) ** 8
-    return float((weights * planes).sum() / weights.sum())
+    weights = (evidence / evidence.max()) ** 8
+    return float((weights * shown).sum() / weights.sum())
 
 
-def _planes(volume: Volume, config: PlaneConfig) -> npt.NDArray[np.float64]:
+def _planes(volume: Volume, config: PlaneConfig) -> list[float]:
     lateral = volume.axes[0][0]
     middle, step = central_plane(volume), config.step_mm / volume.zooms_mm[lateral]
     count = int(config.reach_mm / config.step_mm + 1e-9)
-    planes = middle + step * np.arange(-count, count + 1)
+    planes = [float(middle + step * n) for n in range(-count, count + 1)]
     # a slab half outside shows half as much of the spine
-    inside = (planes >= 0) & (planes <= volume.shape[lateral] - 1)
-    return planes[inside] if inside.any() else np.array([middle])
+    return [plane for plane in planes if 0 <= plane <= volume.shape[lateral] - 1]
 
 
 def _evidence(heatmaps: Heatmaps) -> float:

@@ -143,7 +143,8 @@ def _average_slab(
 def _image_size(volume: Volume, config: PreprocessingConfig) -> tuple[int, int]:
     _, (ap, _), (si, _) = volume.axes
     extents = (volume.shape[axis] * volume.zooms_mm[axis] for axis in (si, ap))
-    rows, cols = (max(1, round(float(extent) / config.spacing_mm)) for extent in extents)
+    # less a little: rounding in the stored affine must not decide a tie
+    rows, cols = (max(1, round(float(mm) / config.spacing_mm - 1e-3)) for mm in extents)
     return rows, cols
 
 
@@ -158,14 +159,17 @@ def _resample(slab: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArr
 def _normalise(
     volume: Volume, pixels: npt.NDArray[np.float32], config: PreprocessingConfig
 ) -> npt.NDArray[np.float32]:
+    values = pixels.astype(np.float64)  # whose differences do not overflow
     if config.normalisation == "percentile":
-        low, high = (float(value) for value in np.percentile(pixels, (0.5, 99.5)))
+        low, high = np.percentile(values, (0.5, 99.5))
     else:
-        low, high = float(pixels.min()), float(pixels.max())
+        low, high = values.min(), values.max()
     if not high - low > 1e-6 * max(abs(low), abs(high)):
-        raise InputError(f"{volume.path}: all voxels of the slab are equal; there is nothing in it")
-    scaled: npt.NDArray[np.float32] = (pixels - np.float32(low)) / np.float32(high - low)
-    return scaled.clip(0, 1)
+        raise InputError(
+            f"{volume.path}: (nearly) all voxels of the slab are equal; give a scan that shows the spine"
+        )
+    scaled: npt.NDArray[np.float32] = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
+    return scaled
 
 
 def _padding(size: int, multiple: int) -> tuple[int, int]:

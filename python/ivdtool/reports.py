@@ -47,6 +47,8 @@ def evaluate_folder(
     found = _label_files(predictions)
     scores: list[CaseScore] = []
     for image in sorted(dataset.glob("sub-*/**/anat/*.nii*")):
+        if not image.name.endswith(NIFTI_SUFFIXES):
+            continue
         row = participants.get(image.relative_to(dataset).parts[0], {})
         reference_file = find_label_file(image, dataset)
         if reference_file is None or (split is not None and row.get("split") != split):
@@ -104,7 +106,7 @@ def write_figures(groups: Mapping[str, Summary], path: Path) -> None:
 
 def write_cases(summary: Summary, path: Path) -> None:
     """Write one CSV row per image."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["case", "group", "discs", "missed", "false", "mislabelled", "shifted", "l2_mean_mm"]
@@ -130,12 +132,15 @@ def describe_model(info: ModelInfo, sha256: str, path: Path) -> str:
     size = path.stat().st_size / 1e6
     first, last = info.labels[0], info.labels[-1]
     preprocessing = info.preprocessing
+    slab = f"slab of {preprocessing.slab_mm} mm"
+    if preprocessing.slices is not None:
+        slab = f"mean of {preprocessing.slices} slices"
     facts = {
         "file": f"{path.name}, {size:.1f} MB, written by ivdtool {info.ivdtool}",
         "sha256": sha256,
         "discs": f"{disc_name(first)} to {disc_name(last)} (values {first} to {last})",
         "network": f"{info.network.get('name')} {info.network.get('arguments')}",
-        "input": f"{preprocessing.spacing_mm} mm pixels, slab of {preprocessing.slab_mm} mm, "
+        "input": f"{preprocessing.spacing_mm} mm pixels, {slab}, "
         f"{preprocessing.normalisation} normalisation",
         "candidates": str(info.candidates),
         "search": str(info.search),

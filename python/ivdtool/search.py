@@ -236,7 +236,7 @@ def _solve_ls_chain(
         np.ascontiguousarray(skeleton.mean_mm),
         np.ones(count),
         skeleton.pair_weights(),
-        np.full(count, config.missing_penalty_mm2),
+        np.full(count, config.missing_penalty_mm2, dtype=np.float64),
         config.score_weight_mm2,
         config.chain_weight,
         config.max_rotation_rad,

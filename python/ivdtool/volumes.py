@@ -1,5 +1,6 @@
 """Read NIfTI files: any storage orientation, oblique, any spacing; 3-D or one sagittal slice."""
 
+import gzip
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
@@ -122,7 +124,10 @@ def _read_file(
             raise InputError(
                 f"{path}: colour or complex voxels ({proxy.dtype}); give a grey-scale magnitude MRI"
             )
-        data, slope, inter = _read_voxels(path, proxy, volume)
+        if path.suffix == ".gz":
+            data, slope, inter = _read_compressed_voxels(path, proxy, volume)
+        else:
+            data, slope, inter = _read_voxels(path, proxy, volume)
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read; change its mode or owner") from error
     except (
@@ -140,6 +145,17 @@ def _read_file(
             f"{path}: damaged or not a NIfTI file ({reason}); copy or convert it again"
         ) from error
     return image.header, data, slope, inter
+
+
+def _read_compressed_voxels(
+    path: Path, proxy: Any, volume: int | str | None
+) -> tuple[npt.NDArray[Any], float, float]:
+    spec = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+    with gzip.open(path) as stream:
+        voxels = _read_voxels(path, ArrayProxy(stream, spec), volume)
+        while stream.read(2**20):  # the checksum stands at the end, beyond the voxels
+            pass
+    return voxels
 
 
 def _read_voxels(

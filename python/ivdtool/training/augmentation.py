@@ -22,11 +22,11 @@ class AugmentationConfig:
         rotation_deg: in-plane rotation, +-.
         scale: log-uniform in 1/scale .. scale.
         aspect: rows against columns, log-uniform, likewise.
-        bend_mm: largest sideways bend of the column.
+        bend_mm: largest amplitude of the column's sideways bend, an arc or an S.
         shift_mm: how far from the window's middle the spine may lie, along columns.
         crop_rows: share of samples whose field of view is cut at the top and bottom.
         crop_cols: share of samples whose field of view is cut in front and behind.
-        min_rows_mm: smallest height that a cut leaves.
+        min_rows_mm: smallest height that a cut leaves; the window's, where that is less.
         gamma: log-uniform in 1/gamma .. gamma.
         tone: share with a random tone curve.
         invert: share with inverted contrast.
@@ -209,10 +209,11 @@ def _field_of_view(
     if rng.random() < config.crop_rows and len(points):
         # around a random disc, so that a cut field still shows some spine
         middle = points[rng.integers(len(points)), 0] + rng.uniform(-20, 20)
-        height = rng.uniform(config.min_rows_mm, size[0])
+        least = min(config.min_rows_mm, size[0])
+        height = rng.uniform(least, size[0])
         share = rng.random()
-        top = int(np.clip(middle - share * height, 0, size[0] - config.min_rows_mm))
-        bottom = int(np.clip(top + height, config.min_rows_mm, size[0]))
+        top = int(np.clip(middle - share * height, 0, size[0] - least))
+        bottom = int(np.clip(top + height, least, size[0]))
     if rng.random() < config.crop_cols and len(points):
         shown = points[(points[:, 0] >= top) & (points[:, 0] < bottom), 1]
         if len(shown):

@@ -1,6 +1,8 @@
 """What a training run leaves: everything that rebuilds the network, goes on, or exports it."""
 
+import io
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ivdtool.errors import ModelError
-from ivdtool.files import atomic_write
+from ivdtool.files import atomic_write, check_archive
 from ivdtool.model import build_network
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
@@ -45,9 +47,16 @@ class Checkpoint:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def build_network(self) -> nn.Module:
-        """Return the averaged network in eval mode."""
-        network = build_network(self.network, self.arguments)
-        network.load_state_dict(self.average)
+        """Return the averaged network in eval mode.
+
+        Raises:
+            ModelError: the weights are not those of the network.
+        """
+        try:
+            network = build_network(self.network, self.arguments)
+            network.load_state_dict(self.average)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"checkpoint: {str(error).splitlines()[0]}") from error
         return network.eval()
 
 
@@ -65,13 +74,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ModelError: the file is missing, damaged or of another kind.
     """
     try:
-        # weights_only: a checkpoint from elsewhere must not run code
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        archive = Path(path).read_bytes()
+        check_archive(archive)
+        with warnings.catch_warnings(action="ignore"):  # about files of another kind
+            # weights_only: a checkpoint from elsewhere must not run code
+            content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
         if content.pop("format", None) != FORMAT:
             raise ModelError(f"{path}: not a checkpoint of this version; train or export again")
         return Checkpoint(**content)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (RuntimeError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{path}: damaged or not a checkpoint ({reason})") from error

@@ -147,8 +147,11 @@ def _participants(dataset: Path) -> dict[str, dict[str, str]]:
     table = dataset / "participants.tsv"
     if not table.is_file():
         return {}
-    with table.open(newline="", encoding="utf-8") as lines:
-        return {row["participant_id"]: row for row in csv.DictReader(lines, delimiter="\t")}
+    with table.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets add a signature
+        rows = csv.DictReader(lines, delimiter="\t")
+        if "participant_id" not in (rows.fieldnames or ()):
+            raise InputError(f"{table}: no column participant_id; columns are split by tabs")
+        return {row["participant_id"]: row for row in rows}
 
 
 def load_case(
@@ -299,7 +302,12 @@ def make_targets(
 
 
 def _may_be_visible(label: int, known: tuple[int, ...], inside: Mapping[int, float]) -> bool:
-    """Whether an unannotated disc can be in the window: not past an annotated one that is out."""
+    """Whether an unannotated disc can be in the window: not past an annotated one that is out.
+
+    Where all of them are out the window may lie on either side of them.
+    """
+    if max(inside.values()) <= -UNSURE_MM:
+        return True
     if label < known[0]:
         return inside[known[0]] > -UNSURE_MM
     if label > known[-1]:

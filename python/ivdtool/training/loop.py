@@ -63,7 +63,8 @@ class TrainingConfig:
     Attributes:
         network: ``hourglass`` (paper 1) or ``hca`` (paper 2).
         arguments: of the network's constructor.
-        labels: disc labels, one output channel each, in order.
+        labels: disc labels, one output channel each, in order; None for all from the first to
+            the last that the training data shows.
         slab_offsets_mm: slabs beside the spine's plane that training also draws from.
         seed: of weights, order and augmentation.
     """
@@ -72,7 +73,7 @@ class TrainingConfig:
     arguments: Mapping[str, Any] = field(
         default_factory=lambda: {"stacks": 2, "blocks": 1, "channels": 128}
     )
-    labels: tuple[int, ...] = ALL_LABELS
+    labels: tuple[int, ...] | None = None
     slab_offsets_mm: tuple[float, ...] = (-5.0, -2.5, 0.0, 2.5, 5.0)
     seed: int = 0
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
@@ -81,10 +82,16 @@ class TrainingConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        if tuple(sorted(set(self.labels))) != tuple(self.labels):
-            raise ValueError(f"labels must be strictly increasing, not {self.labels}")
-        if not set(self.labels) <= set(ALL_LABELS):
-            raise ValueError(f"labels must lie in 3..25, not {self.labels}")
+        if self.labels is not None:
+            if tuple(sorted(set(self.labels))) != tuple(self.labels):
+                raise ValueError(f"labels must be strictly increasing, not {self.labels}")
+            if not set(self.labels) <= set(ALL_LABELS):
+                raise ValueError(f"labels must lie in 3..25, not {self.labels}")
+        if self.preprocessing.spacing_mm != 1:
+            # augmentation, mean skeleton and validation take pixels for mm
+            raise ValueError(f"training needs spacing_mm 1, not {self.preprocessing.spacing_mm}")
+        with torch.device("meta"):  # takes neither memory nor time, but refuses wrong arguments
+            build_network(self.network, self.arguments)
 
 
 @dataclass
@@ -116,7 +123,7 @@ def train_network(
 
     Args:
         cases: training images.
-        config: see `TrainingConfig`.
+        config: see `TrainingConfig`; its labels must be given.
         run: folder for what the run leaves; exists.
         skeleton: goes into the checkpoints.
         data: description of the training data; goes into the checkpoints.
@@ -124,15 +131,22 @@ def train_network(
         device: torch device.
         resume: go on from ``run/last.pt``.
         report: called after every step with the running metrics.
+
+    Raises:
+        ModelError: ``run/last.pt`` is unusable.
+        ValueError: the settings leave the labels open.
     """
+    channels = config.labels
+    if channels is None:
+        raise ValueError("labels must be given")
     optimiser = config.optimiser
-    state = _start(config, device)
+    arguments = {"n_labels": len(channels), **config.arguments}
+    state = _start(config, arguments, device)
     best = -math.inf
     if resume:
         best = _restore(state, run)
     totals = {"loss": 0.0, "skipped": 0.0}
     started, waited = time.monotonic(), 0.0
-    channels = config.labels
     stream = batches(
         cases,
         channels,
@@ -166,7 +180,7 @@ def train_network(
                 **validate(state.average.eval()),
             }
             _append_row(run / "metrics.csv", metrics)
-            checkpoint = _checkpoint(state, config, skeleton, data)
+            checkpoint = _checkpoint(state, config, arguments, skeleton, data)
             save_checkpoint(checkpoint, run / "last.pt")
             if metrics.get("found", 0.0) >= best:
                 best = metrics.get("found", 0.0)
@@ -184,8 +198,7 @@ def learning_rate(step: int, config: OptimiserConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def _start(config: TrainingConfig, device: str) -> _State:
-    arguments = {"n_labels": len(config.labels), **config.arguments}
+def _start(config: TrainingConfig, arguments: Mapping[str, Any], device: str) -> _State:
     networks = []
     for _ in range(2):
         torch.manual_seed(config.seed)
@@ -201,6 +214,7 @@ def _train_step(state: _State, batch: Batch, config: OptimiserConfig, device: st
     images = batch.images.to(device, memory_format=torch.channels_last)
     targets, weights = batch.targets.to(device), batch.weights.to(device)
     state.network.train()
+    statistics = [buffer.clone() for buffer in state.network.buffers()]
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         predictions: list[Tensor] = state.network(images)
     loss = heatmap_loss(predictions, targets, weights, config.disc_weight)
@@ -208,6 +222,8 @@ def _train_step(state: _State, batch: Batch, config: OptimiserConfig, device: st
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.max_norm)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        for buffer, before in zip(state.network.buffers(), statistics, strict=True):
+            buffer.copy_(before)  # the forward pass has updated them
         return None
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config)
@@ -231,12 +247,13 @@ def _update_average(state: _State, config: OptimiserConfig) -> None:
 def _checkpoint(
     state: _State,
     config: TrainingConfig,
+    arguments: Mapping[str, Any],
     skeleton: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> Checkpoint:
     return Checkpoint(
         network=config.network,
-        arguments={"n_labels": len(config.labels), **config.arguments},
+        arguments=arguments,
         config=to_dict(config),
         step=state.step,
         average=state.average.state_dict(),

@@ -12,7 +12,7 @@ from ivdtool import __version__
 from ivdtool.calibration import fit_calibration
 from ivdtool.candidates import CandidateConfig
 from ivdtool.config import from_dict
-from ivdtool.errors import ModelError, NoDiscError
+from ivdtool.errors import InputError, ModelError, NoDiscError
 from ivdtool.export import export_model
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import read_labels
@@ -65,12 +65,15 @@ def release_model(
         calibrate: data sets whose val split the confidence is fitted on; none keeps a default.
 
     Raises:
+        InputError: a data set to calibrate on is unusable, or too few discs are found in them.
         ModelError: the checkpoint is unusable.
         UsageError: `output` cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_file)
     try:
         training = from_dict(TrainingConfig, checkpoint.config)
+        if training.labels is None:
+            raise ValueError("labels are left open")
         info = ModelInfo(
             name=name,
             labels=training.labels,
@@ -98,7 +101,10 @@ def release_model(
             draft = Path(folder) / "draft.pt"
             export_model(network, info, draft)
             evidence, right = _collect_evidence(load_model(draft, "cpu"), calibrate)
-        info = replace(info, calibration=fit_calibration(evidence, right))
+        try:
+            info = replace(info, calibration=fit_calibration(evidence, right))
+        except ValueError as error:
+            raise InputError(f"{calibrate[0]}: calibration: {error}") from error
     export_model(network, info, output)
 
 

@@ -14,6 +14,7 @@ from ivdtool.candidates import CandidateConfig
 from ivdtool.config import read_toml, to_toml
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import atomic_write
+from ivdtool.labels import read_labels
 from ivdtool.search import SearchConfig
 from ivdtool.skeleton import Skeleton
 from ivdtool.training.dataset import Case, Source, find_sources, load_case
@@ -35,7 +36,8 @@ def run_training(
 ) -> Path:
     """Train on the train splits, validate on the val splits; return the last checkpoint.
 
-    ``run`` gets config.toml, data.json, metrics.csv, last.pt and best.pt.
+    ``run`` gets config.toml, data.json, metrics.csv, last.pt and best.pt. Labels that the
+    settings leave open become all from the first to the last that the train splits show.
 
     Raises:
         InputError: a data set is unusable.
@@ -51,23 +53,25 @@ def run_training(
         torch.set_num_threads(threads)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     sources = [source for folder in datasets for source in find_sources(folder, ["train", "val"])]
+    training = [source for source in sources if source.split == "train"]
+    if not training:
+        raise InputError(f"{datasets[0]}: no labelled image of split train")
+    labels = config.labels or _shown_labels(training)
+    config = replace(config, labels=labels)
     # windows are cut from unpadded images: padding is part of what augmentation makes
     unpadded = replace(config.preprocessing, size_multiple=1)
-    cases = [
-        load_case(source, unpadded, config.labels, config.slab_offsets_mm)
-        for source in sources
-        if source.split == "train"
-    ]
+    cases = [load_case(source, unpadded, labels, config.slab_offsets_mm) for source in training]
     checks = [
-        load_case(source, config.preprocessing, config.labels)
+        load_case(source, config.preprocessing, labels)
         for source in sources
         if source.split == "val"
     ]
-    if not cases:
-        raise InputError(f"{datasets[0]}: no labelled image of split train")
-    skeleton = mean_skeleton(cases, config.labels)
-    data = _manifest(sources)
-    run.mkdir(parents=True, exist_ok=True)
+    skeleton = mean_skeleton(cases, labels)
+    data = _manifest(training)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{run}: cannot make this folder: {error.strerror}") from error
     _write_text(run / "config.toml", to_toml(config))
     _write_text(run / "data.json", json.dumps(data, indent=1))
     return train_network(
@@ -83,6 +87,16 @@ def run_training(
         resume=resume,
         report=report,
     )
+
+
+def _shown_labels(sources: Sequence[Source]) -> tuple[int, ...]:
+    shown: set[int] = set()
+    for source in sources:
+        found = read_labels(source.labels)
+        shown |= found.points.keys() - found.uncertain
+    if not shown:
+        raise InputError("training labels: no disc in any of the label files")
+    return tuple(range(min(shown), max(shown) + 1))
 
 
 def mean_skeleton(cases: Sequence[Case], labels: Sequence[int]) -> Skeleton:
@@ -113,16 +127,13 @@ def mean_skeleton(cases: Sequence[Case], labels: Sequence[int]) -> Skeleton:
 
 def _manifest(sources: Sequence[Source]) -> dict[str, Any]:
     """What a model was trained on: counts by group, subjects, and one hash over all files."""
-    digests = {
-        f"{source.image.name}": source.digest() for source in sources if source.split == "train"
-    }
-    total = hashlib.sha256("".join(f"{k}{v}" for k, v in sorted(digests.items())).encode())
-    groups = Counter(source.group for source in sources if source.split == "train")
+    files = sorted(f"{source.digest()}  {source.image.name}" for source in sources)
+    groups = Counter(source.group for source in sources)
     return {
-        "sha256": total.hexdigest(),
-        "images": len(digests),
+        "sha256": hashlib.sha256("\n".join(files).encode()).hexdigest(),
+        "images": len(files),
         "groups": dict(sorted(groups.items())),
-        "files": digests,
+        "files": files,
     }
 
 

@@ -30,7 +30,7 @@ def validate(
     """Return shares of the certain discs of `cases`, and the median distance in mm.
 
     ``found``: a disc of the same label within 5 mm; ``shifted``: one of another label there;
-    ``false``: predicted discs that are not there, per annotated disc. Pixels count as 1 mm.
+    ``false``: predicted discs that are certainly not there, per certain disc. Pixels count as 1 mm.
 
     Args:
         network: in eval mode.
@@ -67,8 +67,9 @@ def validate(
             shifted += bool(near - {label})
             if label in predicted:
                 distances.append(float(np.hypot(*(predicted[label] - point))))
+        doubtful = case.unknown.union(np.array(case.labels)[~case.certain].tolist())
         for label, position in predicted.items():
-            if label not in case.unknown:
+            if label not in doubtful:
                 false += label not in truth or np.hypot(*(position - truth[label])) > TOLERANCE_MM
     return {
         "found": found / max(total, 1),

@@ -1,0 +1,51 @@
+"""Fixtures that several test files share."""
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ivdtool.phantom import Phantom, PhantomConfig, make_phantom
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data."""
+    folder = Path(os.environ.get("IVDTOOL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; IVDTOOL_DATA names another place")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scorer(data: Path) -> ModuleType:
+    """An evaluation script written independently of ivdtool."""
+    path = data.parent / "tools" / "score_labels.py"
+    if not path.is_file():
+        pytest.skip(f"no independent scorer at {path}")
+    spec = importlib.util.spec_from_file_location("score_labels", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Phantom:
+    """A small neck whose spine lies 8 mm beside the middle of the volume."""
+    return make_phantom(
+        PhantomConfig(
+            seed=5,
+            region="cervical",
+            spacing_mm=1.5,
+            thickness_mm=3.0,
+            slices=15,
+            width_mm=150.0,
+            lateral_mm=8.0,
+            scoliosis_mm=1.0,
+            orientation="RAS",
+        )
+    )
