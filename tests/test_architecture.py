@@ -30,21 +30,23 @@ ALLOWED = {
     "model": "torch",
     "metadata": "candidates.CandidateConfig config discs errors preprocessing.PreprocessingConfig "
     "search.SearchConfig skeleton.Skeleton",
-    "inference": "errors heatmaps.Heatmaps metadata preprocessing.Image torch",
+    "inference": "errors files heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
+    "preprocessing.Image torch",
     "heatmaps": "_core",
     "candidates": "_core heatmaps.Heatmaps heatmaps.cells_to_pixels",
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
     "labels": "__version__ discs errors files volumes | writers",
     "writers": "errors files labels.DiscLabels",
-    "overlay": "discs errors files labels volumes",
+    "overlay": "files",
     "phantom": "discs errors files labels writers",
     # the stages together
-    "pipeline": "candidates config discs errors heatmaps inference labels metadata overlay "
-    "plane preprocessing search skeleton volumes writers",
-    "evaluation": "discs errors files labels volumes",
-    "calibration": "errors files metadata.Calibration",
-    "export": "__version__ errors files inference.INFO_FILE metadata model torch training.checkpoint",
+    "pipeline": "candidates errors inference labels metadata.ModelInfo plane preprocessing search "
+    "volumes",
+    "evaluation": "",
+    "calibration": "metadata.Calibration",
+    "reports": "discs errors evaluation files labels metadata.ModelInfo volumes",
+    "export": "files inference.INFO_FILE metadata.ModelInfo torch",
     "training.losses": "torch",
     "training.augmentation": "torch",
     "training.dataset": "errors heatmaps labels preprocessing training.augmentation volumes torch",
@@ -53,9 +55,11 @@ ALLOWED = {
     "training.augmentation training.checkpoint training.dataset training.losses torch",
     "training.validation": "candidates discs evaluation heatmaps.Heatmaps model.STRIDE search "
     "skeleton.Skeleton training.dataset torch",
-    "training.run": "candidates.CandidateConfig config discs errors files metadata "
-    "search.SearchConfig skeleton.Skeleton training.checkpoint training.dataset training.loop "
-    "training.validation torch",
+    "training.run": "candidates.CandidateConfig config errors files labels.read_labels "
+    "search.SearchConfig skeleton.Skeleton training.dataset training.loop training.validation torch",
+    "training.release": "__version__ calibration candidates.CandidateConfig config errors export "
+    "inference labels.read_labels metadata.ModelInfo model.STRIDE pipeline search.SearchConfig "
+    "skeleton.Skeleton training.checkpoint training.dataset training.loop volumes",
     "training.__init__": "",
     # the surface: everything heavy is imported when it is called
     "__init__": "| labels.Disc labels.DiscLabels pipeline.label",

@@ -334,6 +334,10 @@ def train(
     from ivdtool.training.loop import TrainingConfig
     from ivdtool.training.run import run_training
 
+    if resume:
+        if config_file is not None or steps is not None:
+            raise UsageError("--resume goes on with the run's own settings; drop --config, --steps")
+        config_file = output / "config.toml"
     config = TrainingConfig() if config_file is None else read_toml(TrainingConfig, config_file)
     if steps is not None:
         config = replace(config, optimiser=replace(config.optimiser, steps=steps))

@@ -21,11 +21,8 @@ def from_dict(kind: type[Settings], values: Mapping[str, Any], where: str = "") 
     """Build a settings dataclass from nested tables; missing keys keep their defaults.
 
     Raises:
-        ValueError: no table, an unknown key, or a value that the dataclass refuses.
+        ValueError: an unknown key, or a value that the dataclass refuses.
     """
-    if not isinstance(values, Mapping):
-        name = where.rstrip(".") or "settings"
-        raise ValueError(f"{name} must be a table, not {values!r}")  # noqa: TRY004 - of the file
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(typing.cast(Any, kind))}
     unknown = sorted(set(values) - fields)
@@ -37,6 +34,8 @@ def from_dict(kind: type[Settings], values: Mapping[str, Any], where: str = "") 
     for name, value in values.items():
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{where}{name} must be a table, not {value!r}")
             arguments[name] = from_dict(typing.cast(Any, hint), value, f"{where}{name}.")
         else:
             arguments[name] = _checked(value, hint, f"{where}{name}")

@@ -102,25 +102,28 @@ def score_case(
     def distance(a: Point, b: Point) -> float:
         return float(np.hypot(*(a - b)))
 
+    def along(a: Point, b: Point) -> float:
+        return float(abs(a[1] - b[1]))
+
     matched = [k for k in truth if k in points]
     hits = {k for k in matched if distance(truth[k], points[k]) <= TOLERANCE_MM}
-    nearest = [min(abs(p[1] - t[1]) for p in points.values()) for t in truth.values() if points]
+    nearest = [min(along(p, t) for p in points.values()) for t in truth.values() if points]
     return CaseScore(
         case=case,
         group=group,
         labels=tuple(sorted(truth)),
         l2_mm=tuple(distance(truth[k], points[k]) for k in matched),
-        si_mm=tuple(float(abs(truth[k][1] - points[k][1])) for k in matched),
+        si_mm=tuple(along(truth[k], points[k]) for k in matched),
         missed=len(truth) - len(hits),
         false=sum(k not in hits for k in counted),
         mislabelled=sum(
             any(m != k and distance(p, t) <= TOLERANCE_MM for m, p in points.items())
             for k, t in truth.items()
         ),
-        nearest_si_mm=tuple(map(float, nearest)),
+        nearest_si_mm=tuple(nearest),
         paper_missed=sum(d >= TOLERANCE_MM for d in nearest) if points else len(truth),
         paper_false=sum(
-            min((abs(p[1] - t[1]) for t in truth.values()), default=np.inf) >= TOLERANCE_MM
+            min((along(p, t) for t in truth.values()), default=np.inf) >= TOLERANCE_MM
             for p in counted.values()
         ),
     )

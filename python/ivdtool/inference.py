@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ivdtool.errors import ModelError, UsageError
 from ivdtool.files import check_archive
-from ivdtool.heatmaps import Heatmaps
+from ivdtool.heatmaps import Heatmaps, cells_to_pixels
 from ivdtool.metadata import ModelInfo
 from ivdtool.preprocessing import Image
 
@@ -49,17 +50,16 @@ class Model:
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             values = self.network(batch).float().cpu().contiguous().numpy()
         return [
-            Heatmaps(
-                values=channels,
-                labels=self.info.labels,
-                stride=self.info.stride,
-                spacing_mm=(
-                    image.grid.spacing_mm[0] * self.info.stride,
-                    image.grid.spacing_mm[1] * self.info.stride,
-                ),
-            )
-            for image, channels in zip(images, values, strict=True)
+            self._heatmaps(image, channels) for image, channels in zip(images, values, strict=True)
         ]
+
+    def _heatmaps(self, image: Image, channels: npt.NDArray[np.float32]) -> Heatmaps:
+        stride, grid = self.info.stride, image.grid
+        cells = np.stack(np.indices(channels.shape[1:]), axis=-1)
+        # the network may guess a disc just outside the field of view; no scan shows it there
+        channels[:, ~grid.shows(cells_to_pixels(cells, stride))] = 0
+        spacing_mm = (grid.spacing_mm[0] * stride, grid.spacing_mm[1] * stride)
+        return Heatmaps(channels, self.info.labels, stride, spacing_mm)
 
 
 def model_path(model: str | Path | None) -> Path:

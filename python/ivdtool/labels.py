@@ -138,8 +138,9 @@ class DiscLabels:
         header.set_intent("none")
         image = grid.reshape(self.shape)
         if isinstance(header, nib.Nifti2Header):
-            return nib.Nifti2Image(image, None, header)
-        return nib.Nifti1Image(image, None, header)  # None: keep the header's own affines
+            return nib.Nifti2Image(image, header.get_best_affine(), header)
+        # the header's own affine: nibabel then leaves qform, sform and codes as they are
+        return nib.Nifti1Image(image, header.get_best_affine(), header)
 
     def to_dict(self, date: str | None = None) -> dict[str, Any]:
         """Return the sidecar; plain Python values, numbers rounded to 1e-6, NaN and inf None."""

@@ -127,15 +127,22 @@ class ModelInfo:
                 name=str(document["name"]),
                 labels=tuple(index(label) for label in document["labels"]),
                 stride=index(document["stride"]),
-                skeleton=Skeleton.from_dict(document["skeleton"]),
-                preprocessing=from_dict(PreprocessingConfig, document["preprocessing"]),
-                candidates=from_dict(CandidateConfig, document["candidates"]),
-                search=from_dict(SearchConfig, document["search"]),
-                calibration=from_dict(Calibration, document["calibration"]),
-                network=dict(document["network"]),
-                training=dict(document["training"]),
-                accuracy=dict(document["accuracy"]),
+                skeleton=Skeleton.from_dict(_table(document, "skeleton")),
+                preprocessing=from_dict(PreprocessingConfig, _table(document, "preprocessing")),
+                candidates=from_dict(CandidateConfig, _table(document, "candidates")),
+                search=from_dict(SearchConfig, _table(document, "search")),
+                calibration=from_dict(Calibration, _table(document, "calibration")),
+                network=_table(document, "network"),
+                training=_table(document, "training"),
+                accuracy=_table(document, "accuracy"),
                 ivdtool=str(document["ivdtool"]),
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"incomplete model description: {error}") from error
+            raise ValueError(f"damaged model description: {error}") from error
+
+
+def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = document[name]
+    if not isinstance(table, Mapping):
+        raise TypeError(f"{name} must be a table, not {table!r}")
+    return table

@@ -23,8 +23,8 @@ class PlaneConfig:
         reach_mm: how far from the middle of the volume, to either side; 0 takes the middle.
     """
 
-    step_mm: float = 6.0
-    reach_mm: float = 12.0
+    step_mm: float = 8.0
+    reach_mm: float = 16.0
 
     def __post_init__(self) -> None:
         if not (self.step_mm > 0 and 0 <= self.reach_mm < math.inf):

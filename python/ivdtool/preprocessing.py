@@ -59,12 +59,23 @@ class Grid:
         spacing_mm: (2,) pixel size along rows and columns.
         to_voxel: (4, 4) maps (row, col, depth, 1) to (i, j, k, 1).
         affine: (4, 4) maps (i, j, k, 1) to RAS+ world mm.
+        content: rows from, rows to, columns from, columns to (ends exclusive) that show the
+            volume; the others are padding. The whole image when None.
     """
 
     shape: tuple[int, int]
     spacing_mm: tuple[float, float]
     to_voxel: npt.NDArray[np.float64]
     affine: npt.NDArray[np.float64]
+    content: tuple[int, int, int, int] | None = None
+
+    def shows(self, pixels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """(..., 2) image coordinates to (...) whether the volume, not padding, is there."""
+        points = np.asarray(pixels, dtype=np.float64)
+        top, bottom, left, right = self.content or (0, self.shape[0], 0, self.shape[1])
+        first, last = np.array([top, left]) - 0.5, np.array([bottom, right]) - 0.5
+        inside: npt.NDArray[np.bool_] = ((points >= first) & (points <= last)).all(axis=-1)
+        return inside
 
     def pixel_to_voxel(self, pixels: npt.ArrayLike) -> Points:
         """(N, 2) or (N, 3) image coordinates to (N, 3) voxel coordinates."""
@@ -166,7 +177,8 @@ def _normalise(
         low, high = values.min(), values.max()
     if not high - low > 1e-6 * max(abs(low), abs(high)):
         raise InputError(
-            f"{volume.path}: (nearly) all voxels of the slab are equal; give a scan that shows the spine"
+            f"{volume.path}: (nearly) all voxels of the slab are equal; "
+            "give a scan that shows the spine"
         )
     scaled: npt.NDArray[np.float32] = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
     return scaled
@@ -194,7 +206,9 @@ def _grid(
         to_voxel[axis, 3] = count - 1 - start if sign > 0 else start
         spacing.append(float(scale * volume.zooms_mm[axis]))
     shape = tuple(n + sum(pad) for n, pad in zip(size, padding, strict=True))
-    return Grid((shape[0], shape[1]), (spacing[0], spacing[1]), to_voxel, volume.affine)
+    (top, _), (left, _) = padding
+    content = (top, top + size[0], left, left + size[1])
+    return Grid((shape[0], shape[1]), (spacing[0], spacing[1]), to_voxel, volume.affine, content)
 
 
 def _with_depth(pixels: npt.ArrayLike) -> Points:

@@ -34,6 +34,8 @@ class AugmentationConfig:
         noise: largest standard deviation of noise, of the [0, 1] range.
         blur: share blurred, by up to 1.5 pixels.
         coarse: share resampled to half or third resolution and back.
+        occlude: share with smooth spots over discs and elsewhere, as where implants or painted
+            marks hide the anatomy: the level must then be told from what is around.
     """
 
     rotation_deg: float = 12.0
@@ -51,9 +53,10 @@ class AugmentationConfig:
     noise: float = 0.07
     blur: float = 0.25
     coarse: float = 0.15
+    occlude: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("crop_rows", "crop_cols", "tone", "invert", "blur", "coarse"):
+        for name in ("crop_rows", "crop_cols", "tone", "invert", "blur", "coarse", "occlude"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, not {getattr(self, name)}")
         for name in ("scale", "aspect", "gamma"):
@@ -139,6 +142,8 @@ def augment(
         )
         * scale
     )
+    if rng.random() < config.occlude:
+        sampled = _occlude(sampled, moved, rng)
     pixels_out = vary_contrast(sampled, config, rng) * visible
     return Crop(pixels_out, moved, np.minimum(in_window, in_image))
 
@@ -225,6 +230,22 @@ def _field_of_view(
 def _smooth_field(shape: torch.Size, strength: float, rng: np.random.Generator) -> Tensor:
     coarse = torch.from_numpy(rng.normal(0, strength, (1, 1, 4, 4)).astype(np.float32))
     return F.interpolate(coarse, size=list(shape), mode="bicubic", align_corners=True)[0, 0]
+
+
+def _occlude(pixels: Tensor, points: npt.NDArray[np.float64], rng: np.random.Generator) -> Tensor:
+    """Blur spots of 3 to 8 pixels around the discs and at up to three times as many places."""
+    decoys = rng.uniform(0, 1, (int(rng.integers(3 * len(points) + 1)), 2)) * pixels.shape
+    spots = np.concatenate([points + rng.normal(0, 1.5, points.shape), decoys])
+    radii = torch.from_numpy(rng.uniform(3, 8, len(spots)).astype(np.float32))
+    offset_rows = torch.arange(pixels.shape[0])[None] - torch.from_numpy(spots[:, :1]).float()
+    offset_cols = torch.arange(pixels.shape[1])[None] - torch.from_numpy(spots[:, 1:]).float()
+    # a sum over spots of separable bells, flattened to a soft mask
+    rows = torch.exp(-((offset_rows / radii[:, None]) ** 2))
+    cols = torch.exp(-((offset_cols / radii[:, None]) ** 2))
+    mask = (3 * rows.T @ cols).clamp(max=1)
+    coarse = F.avg_pool2d(pixels[None, None], 15, stride=4, padding=7, count_include_pad=False)
+    smooth = F.interpolate(coarse, size=list(pixels.shape), mode="bilinear")[0, 0]
+    return torch.lerp(pixels, smooth, mask)
 
 
 def _blur(pixels: Tensor, sd: float) -> Tensor:

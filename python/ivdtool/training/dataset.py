@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from nibabel.affines import apply_affine
 from torch import Tensor
 
 from ivdtool.errors import InputError
@@ -171,9 +172,8 @@ def load_case(
     if not labels:
         raise InputError(f"{source.labels}: no disc label between {channels[0]} and {channels[-1]}")
     world = np.array([found.points[label] for label in labels])
-    grid = prepare_image(volume, config).grid
-    lateral = volume.axes[0][0]
-    plane = float(np.median(grid.pixel_to_voxel(grid.world_to_pixel(world))[:, lateral]))
+    voxels = apply_affine(np.linalg.inv(volume.affine), world)
+    plane = float(np.median(voxels[:, volume.axes[0][0]]))
     images = _planes(volume, config, plane, offsets_mm)
     return Case(
         source=source,
@@ -192,7 +192,15 @@ def _planes(
     last = volume.shape[lateral] - 1
     step = volume.zooms_mm[lateral]
     planes = sorted({float(np.clip(plane + mm / step, 0, last)) for mm in offsets_mm})
-    return [prepare_image(volume, config, value) for value in planes]
+    images, refusals = [], []
+    for value in planes:
+        try:
+            images.append(prepare_image(volume, config, value))
+        except InputError as error:  # slices at the edge of a volume may be blank
+            refusals.append(error)
+    if not images:
+        raise refusals[0]
+    return images
 
 
 def _unknown(found: LabelPoints, labels: tuple[int, ...]) -> frozenset[int]:
@@ -226,7 +234,11 @@ def batches(
         images, targets, weights = zip(*samples, strict=True)
         return Batch(torch.stack(images)[:, None], torch.stack(targets), torch.stack(weights))
 
-    with ThreadPoolExecutor(1) as worker:
+    # One thread for the worker: with two pools of OpenMP threads on as many cores, the runtime puts
+    # waiting threads to sleep at once, and a training step takes twice as long. The caller's own
+    # number is fixed first, since the worker's becomes the default of threads yet to ask.
+    torch.set_num_threads(torch.get_num_threads())
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as worker:
         pending = worker.submit(make, first_step)
         for step in range(first_step, last_step):
             ready = pending.result()
