@@ -5,7 +5,9 @@
 #   make test       the test suite
 #   make lint       all style, type and warning checks; `make format` mends what can be mended
 #   make sanitize   the tests of the compiled kernels under address and undefined-behaviour checks
-#   make benchmark  the time of each stage beside its baseline
+#   make fuzz       random arguments for the compiled kernels under the same checks
+#   make threads    the same from several threads at once, under the thread sanitizer
+#   make benchmark  the answers of all that `ivdtool benchmark` compares, at small sizes
 #   make clean      remove what was built, but not .venv
 #
 # Variables: PYTHON (3.11 or newer) makes the environment, VENV is its folder. pip obeys its own
@@ -20,7 +22,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format sanitize benchmark clean
+.PHONY: demo test lint format sanitize fuzz threads benchmark clean
 
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
@@ -55,20 +57,35 @@ format: $(VENV)/.dev
 # file adds a folder to the path without running the editable-install hook in it, which would bring
 # the build without checks back. ASan must come first in the process, and libstdc++ with it, else the
 # first C++ exception aborts.
-SANITIZED := build/sanitize/venv
-sanitize: $(VENV)/.installed $(VENV)/.dev
-	test -x $(SANITIZED)/bin/python || python -m venv --without-pip $(SANITIZED)
-	python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	  > "$$($(SANITIZED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tools.pth"
-	$(SANITIZED)/bin/python -m pip install --quiet --ignore-installed --no-deps --no-build-isolation \
-	  -C build-dir=build/sanitize/cmake -C cmake.build-type=RelWithDebInfo -C install.strip=false \
-	  -C cmake.define.IVDTOOL_SANITIZE=address,undefined .
-	export LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)"
-	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-	$(SANITIZED)/bin/python -c 'from ivdtool import _core; print(_core.__file__)' | grep $(SANITIZED)
-	$(SANITIZED)/bin/python -m pytest $(KERNELS:%=tests/test_%.py)
+# TSan knows nothing of Python's own locks, but these order no memory of the kernels' own.
+COMMA := ,
+SANITIZED = build/$@/venv
+define BUILD_SANITIZED
+test -x $(SANITIZED)/bin/python || python -m venv --without-pip $(SANITIZED)
+python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+  > "$$($(SANITIZED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tools.pth"
+$(SANITIZED)/bin/python -m pip install --quiet --ignore-installed --no-deps --no-build-isolation \
+  -C build-dir=build/$@/cmake -C cmake.build-type=RelWithDebInfo -C install.strip=false \
+  -C cmake.define.IVDTOOL_SANITIZE=$(1) .
+export LD_PRELOAD="$$(g++ -print-file-name=$(2)) $$(g++ -print-file-name=libstdc++.so)"
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1
+$(SANITIZED)/bin/python -c 'from ivdtool import _core; print(_core.__file__)' | grep $(SANITIZED)
+endef
 
-benchmark: $(VENV)/.installed $(VENV)/.dev
+SECONDS_OF_FUZZING ?= 60
+sanitize fuzz threads: $(VENV)/.installed $(VENV)/.dev
+sanitize:
+	$(call BUILD_SANITIZED,address$(COMMA)undefined,libasan.so)
+	$(SANITIZED)/bin/python -m pytest $(KERNELS:%=tests/test_%.py)
+fuzz:
+	$(call BUILD_SANITIZED,address$(COMMA)undefined,libasan.so)
+	$(SANITIZED)/bin/python -m tests.fuzz_core --seconds $(SECONDS_OF_FUZZING)
+threads:
+	$(call BUILD_SANITIZED,thread,libtsan.so)
+	$(SANITIZED)/bin/python -m tests.fuzz_core --seconds $(SECONDS_OF_FUZZING) --threads 4
+
+benchmark: $(VENV)/.installed $(VENV)/.dev $(VENV)/.benchmark
 	python -m pytest benchmarks
 
 clean:
@@ -84,6 +101,10 @@ $(VENV)/.build: constraints.txt pyproject.toml
 
 $(VENV)/.installed: $(VENV)/.build CMakeLists.txt $(CPP)
 	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.benchmark: $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable .[benchmark]
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.build

@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "candidates.hpp"
 #include "heatmaps.hpp"
 #include "search.hpp"
+#include "search_anchored.hpp"
 #include "search_ls_chain.hpp"
 #include "search_paper.hpp"
 
@@ -30,36 +32,82 @@ void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
-FloatArray draw_heatmaps(const DoubleArray& points, const BoolArray& visible,
-                         std::pair<py::ssize_t, py::ssize_t> shape,
-                         std::pair<double, double> sigma) {
+using Pair = std::pair<double, double>;
+
+ivdtool::Gaussians gaussians(const DoubleArray& points, const BoolArray& visible, Pair sigma) {
   require(points.ndim() == 3 && points.shape(2) == 2, "points must be (B, V, 2)");
   require(visible.ndim() == 2 && visible.shape(0) == points.shape(0) &&
               visible.shape(1) == points.shape(1),
           "visible must be (B, V), as points");
-  require(shape.first > 0 && shape.second > 0, "shape must be positive");
   require(std::isfinite(sigma.first) && std::isfinite(sigma.second) && sigma.first > 0.0 &&
               sigma.second > 0.0,
           "sigma must be finite and positive");
-
-  FloatArray heatmaps({points.shape(0), points.shape(1), shape.first, shape.second});
-  const double* centre_data = points.data();
-  const bool* visible_data = visible.data();
-  float* heatmap_data = heatmaps.mutable_data();
-  const auto count = static_cast<std::size_t>(visible.size());
-  const ivdtool::HeatmapShape cells{static_cast<std::size_t>(shape.first),
-                                    static_cast<std::size_t>(shape.second)};
-  const double sigmas[2] = {sigma.first, sigma.second};
-  {
-    const py::gil_scoped_release release;  // nothing below touches Python objects
-    ivdtool::draw_heatmaps(centre_data, visible_data, count, cells, sigmas, heatmap_data);
-  }
-  return heatmaps;
+  return {points.data(), visible.data(), {sigma.first, sigma.second}};
 }
 
+void draw_heatmaps(const DoubleArray& points, const BoolArray& visible, Pair sigma,
+                   FloatArray heatmaps, bool clear) {
+  const ivdtool::Gaussians drawn = gaussians(points, visible, sigma);
+  require(heatmaps.ndim() == 4 && heatmaps.shape(0) == points.shape(0) &&
+              heatmaps.shape(1) == points.shape(1),
+          "heatmaps must be (B, V, H, W), as points");
+  require(heatmaps.shape(2) > 0 && heatmaps.shape(3) > 0, "heatmaps must not be empty");
+  const auto count = static_cast<std::size_t>(visible.size());
+  const auto size = static_cast<std::size_t>(heatmaps.size());
+  const ivdtool::HeatmapShape shape{static_cast<std::size_t>(heatmaps.shape(2)),
+                                    static_cast<std::size_t>(heatmaps.shape(3))};
+  float* heatmap_data = heatmaps.mutable_data();
+  {
+    const py::gil_scoped_release release;  // nothing below touches Python objects
+    if (clear) ivdtool::clear_heatmaps(heatmap_data, size);
+    ivdtool::draw_heatmaps(drawn, count, shape, heatmap_data);
+  }
+}
+
+// An ivdtool::HeatmapBuffer with the shape that NumPy sees.
+class HeatmapBuffer {
+ public:
+  HeatmapBuffer(py::ssize_t batch, py::ssize_t channels, py::ssize_t rows, py::ssize_t cols)
+      : shape_(checked(batch, channels, rows, cols)),
+        buffer_(static_cast<std::size_t>(batch * channels),
+                {static_cast<std::size_t>(rows), static_cast<std::size_t>(cols)}) {}
+
+  void draw(const DoubleArray& points, const BoolArray& visible, Pair sigma) {
+    const ivdtool::Gaussians drawn = gaussians(points, visible, sigma);
+    require(points.shape(0) == shape_[0] && points.shape(1) == shape_[1],
+            "points must be (B, V, 2), as the buffer");
+    const py::gil_scoped_release release;  // nothing below touches Python objects
+    buffer_.draw(drawn);
+  }
+
+  // Read-only, since a value written from outside would never be cleared.
+  static FloatArray values(const py::object& self) {
+    const auto& buffer = self.cast<const HeatmapBuffer&>();
+    FloatArray view(buffer.shape_, buffer.buffer_.values(), self);
+    view.attr("flags").attr("writeable") = false;
+    return view;
+  }
+
+ private:
+  using Shape = std::array<py::ssize_t, 4>;
+
+  static Shape checked(py::ssize_t batch, py::ssize_t channels, py::ssize_t rows,
+                       py::ssize_t cols) {
+    require(batch >= 0 && channels >= 0 && rows > 0 && cols > 0, "the shape must be positive");
+    constexpr double kMostCells = 1e15;  // no machine has as many; their number fits an integer
+    const double cells = static_cast<double>(batch) * static_cast<double>(channels) *
+                         static_cast<double>(rows) * static_cast<double>(cols);
+    require(cells < kMostCells, "the shape must fit into memory");
+    return {batch, channels, rows, cols};
+  }
+
+  Shape shape_;
+  ivdtool::HeatmapBuffer buffer_;
+};
+
 py::tuple find_candidates(const FloatArray& heatmaps, double threshold, double threshold_relative,
-                          double radius_mm, std::pair<double, double> spacing_mm,
-                          py::ssize_t max_candidates) {
+                          double radius_mm, Pair spacing_mm, py::ssize_t max_candidates,
+                          bool portable) {
   require(heatmaps.ndim() == 3, "heatmaps must be (V, H, W)");
   require(heatmaps.shape(1) > 0 && heatmaps.shape(2) > 0, "heatmaps must not be empty");
   require(std::isfinite(threshold) && threshold > 0.0, "threshold must be positive");
@@ -85,12 +133,8 @@ py::tuple find_candidates(const FloatArray& heatmaps, double threshold, double t
   std::vector<ivdtool::Candidate> candidates;
   {
     const py::gil_scoped_release release;  // nothing below touches Python objects
-    offset_data[0] = 0;
-    for (std::size_t channel = 0; channel < channels; ++channel) {
-      ivdtool::find_candidates(heatmap_data + channel * shape.rows * shape.cols, shape, rules,
-                               candidates);
-      offset_data[channel + 1] = static_cast<std::int64_t>(candidates.size());
-    }
+    ivdtool::find_candidates(heatmap_data, channels, shape, rules, portable, candidates,
+                             offset_data);
   }
 
   const auto count = static_cast<py::ssize_t>(candidates.size());
@@ -138,7 +182,7 @@ py::tuple as_tuple(const ivdtool::SearchResult& result, py::ssize_t channels) {
   const auto count = static_cast<py::ssize_t>(result.best.size());
   IndexArray choices({count, channels});
   DoubleArray costs(count);
-  DoubleArray terms({count, py::ssize_t{4}});
+  DoubleArray terms({count, py::ssize_t{5}});
   DoubleArray multipliers({count, py::ssize_t{2}});
   auto choice = choices.mutable_unchecked<2>();
   auto cost = costs.mutable_unchecked<1>();
@@ -154,6 +198,7 @@ py::tuple as_tuple(const ivdtool::SearchResult& result, py::ssize_t channels) {
     term(i, 1) = labelling.terms.chain;
     term(i, 2) = labelling.terms.score;
     term(i, 3) = labelling.terms.missing;
+    term(i, 4) = labelling.terms.offset;
     multiplier(i, 0) = labelling.multiplier.row;
     multiplier(i, 1) = labelling.multiplier.col;
   }
@@ -164,33 +209,125 @@ py::tuple as_tuple(const ivdtool::SearchResult& result, py::ssize_t channels) {
     margins.mutable_at(i) = result.margins[static_cast<std::size_t>(i)].value;
     proved.mutable_at(i) = result.margins[static_cast<std::size_t>(i)].proved;
   }
+  const ivdtool::Statistics& statistics = result.statistics;
+  IndexArray fates(static_cast<py::ssize_t>(ivdtool::kFates));
+  for (std::size_t i = 0; i < ivdtool::kFates; ++i) {
+    fates.mutable_at(static_cast<py::ssize_t>(i)) = statistics.fates[i];
+  }
+  const auto improved = static_cast<py::ssize_t>(statistics.improvements.size());
+  DoubleArray improvements({improved, py::ssize_t{2}});
+  for (py::ssize_t i = 0; i < improved; ++i) {
+    const auto& [nodes, best] = statistics.improvements[static_cast<std::size_t>(i)];
+    improvements.mutable_at(i, 0) = static_cast<double>(nodes);
+    improvements.mutable_at(i, 1) = best;
+  }
+  const auto size = static_cast<py::ssize_t>(statistics.tree.size());
+  IndexArray tree({size, py::ssize_t{4}});
+  DoubleArray bounds(size);
+  for (py::ssize_t i = 0; i < size; ++i) {
+    const ivdtool::TreeNode& node = statistics.tree[static_cast<std::size_t>(i)];
+    tree.mutable_at(i, 0) = node.parent;
+    tree.mutable_at(i, 1) = node.channel;
+    tree.mutable_at(i, 2) = node.candidate;
+    tree.mutable_at(i, 3) = static_cast<std::int64_t>(node.fate);
+    bounds.mutable_at(i) = node.bound;
+  }
   return py::make_tuple(choices, costs, terms, multipliers, margins, proved, result.nodes,
-                        result.optimal, result.lower_bound);
+                        result.optimal, result.lower_bound, fates, statistics.depth, improvements,
+                        tree, bounds);
 }
 
-py::tuple search_paper(const DoubleArray& positions_mm, const DoubleArray& scores,
-                       const IndexArray& offsets, const DoubleArray& template_mm,
-                       std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
-                       py::ssize_t n_best) {
-  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
+// The channels of v1 and v5, once they can give a scale.
+std::pair<std::size_t, std::size_t> anchor_channels(std::pair<py::ssize_t, py::ssize_t> anchors,
+                                                    const DoubleArray& template_mm) {
   const py::ssize_t channels = template_mm.shape(0);
   require(anchors.first >= 0 && anchors.first < channels && anchors.second >= 0 &&
               anchors.second < channels && anchors.first != anchors.second,
           "anchors must be two different channels");
-  require(n_best > 0, "n_best must be positive");
   const double* u = template_mm.data();
   require(u[2 * anchors.first] != u[2 * anchors.second] ||
               u[2 * anchors.first + 1] != u[2 * anchors.second + 1],
           "the anchors must differ in template_mm");
+  return {static_cast<std::size_t>(anchors.first), static_cast<std::size_t>(anchors.second)};
+}
 
-  const ivdtool::PaperProblem problem{lists, u, static_cast<std::size_t>(anchors.first),
-                                      static_cast<std::size_t>(anchors.second), squared};
+void require_costs(const DoubleArray& missing_costs, py::ssize_t channels) {
+  require(missing_costs.ndim() == 1 && missing_costs.shape(0) == channels,
+          "missing_costs must be (V)");
+  require_finite(missing_costs, "missing_costs must be finite");
+  for (py::ssize_t i = 0; i < channels; ++i) {
+    require(missing_costs.at(i) >= 0.0, "missing_costs must not be negative");
+  }
+}
+
+ivdtool::SimilarityLimits similarity_limits(double max_rotation_rad, double min_scale,
+                                            double max_scale) {
+  constexpr double kHalfTurn = 3.14159265358979323846;
+  require(max_rotation_rad >= 0.0 && max_rotation_rad <= kHalfTurn,
+          "max_rotation_rad must lie in 0..pi");
+  require(std::isfinite(min_scale) && min_scale >= 0.0 && max_scale > 0.0 && min_scale <= max_scale,
+          "scales must satisfy 0 <= min_scale <= max_scale, max_scale > 0");
+  return {max_rotation_rad, min_scale, max_scale};
+}
+
+bool is_price(double value) { return std::isfinite(value) && value >= 0.0; }
+
+py::tuple search_paper(const DoubleArray& positions_mm, const DoubleArray& scores,
+                       const IndexArray& offsets, const DoubleArray& template_mm,
+                       std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
+                       py::ssize_t n_best, bool with_margins) {
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
+  const auto [first, second] = anchor_channels(anchors, template_mm);
+  require(n_best > 0, "n_best must be positive");
+  const ivdtool::PaperProblem problem{lists, template_mm.data(), first, second, squared};
   ivdtool::SearchResult result;
   {
     const py::gil_scoped_release release;  // nothing below touches Python objects
-    result = ivdtool::search_paper(problem, static_cast<std::size_t>(n_best));
+    result = ivdtool::search_paper(problem, static_cast<std::size_t>(n_best), with_margins);
   }
-  return as_tuple(result, channels);
+  return as_tuple(result, template_mm.shape(0));
+}
+
+py::tuple search_paper_order(const DoubleArray& positions_mm, const DoubleArray& scores,
+                             const IndexArray& offsets, const DoubleArray& template_mm,
+                             const DoubleArray& missing_costs,
+                             std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
+                             double min_gap, py::ssize_t n_best, bool with_margins) {
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
+  const auto [first, second] = anchor_channels(anchors, template_mm);
+  require_costs(missing_costs, template_mm.shape(0));
+  require(is_price(min_gap), "min_gap must not be negative");
+  require(n_best > 0, "n_best must be positive");
+  const ivdtool::PaperOrderProblem problem{
+      {lists, template_mm.data(), missing_costs.data(), min_gap}, first, second, squared};
+  ivdtool::SearchResult result;
+  {
+    const py::gil_scoped_release release;  // nothing below touches Python objects
+    result = ivdtool::search_paper_order(problem, static_cast<std::size_t>(n_best), with_margins);
+  }
+  return as_tuple(result, template_mm.shape(0));
+}
+
+py::tuple search_first_last(const DoubleArray& positions_mm, const DoubleArray& scores,
+                            const IndexArray& offsets, const DoubleArray& template_mm,
+                            const DoubleArray& missing_costs, double score_weight,
+                            double max_rotation_rad, double min_scale, double max_scale,
+                            double min_gap, py::ssize_t n_best, bool with_margins) {
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
+  require_costs(missing_costs, template_mm.shape(0));
+  require(is_price(score_weight), "score_weight must not be negative");
+  require(is_price(min_gap), "min_gap must not be negative");
+  require(n_best > 0, "n_best must be positive");
+  const ivdtool::FirstLastProblem problem{
+      {lists, template_mm.data(), missing_costs.data(), min_gap},
+      score_weight,
+      similarity_limits(max_rotation_rad, min_scale, max_scale)};
+  ivdtool::SearchResult result;
+  {
+    const py::gil_scoped_release release;  // nothing below touches Python objects
+    result = ivdtool::search_first_last(problem, static_cast<std::size_t>(n_best), with_margins);
+  }
+  return as_tuple(result, template_mm.shape(0));
 }
 
 py::tuple search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& scores,
@@ -199,7 +336,9 @@ py::tuple search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& sc
                           const DoubleArray& missing_costs, double score_weight,
                           double chain_weight, double max_rotation_rad, double min_scale,
                           double max_scale, double min_gap, py::ssize_t min_present,
-                          py::ssize_t n_best, std::int64_t node_budget, bool with_margins) {
+                          double borrow_cost, double offset_change_cost, double offset_start_cost,
+                          py::ssize_t n_best, std::int64_t node_budget, bool with_margins,
+                          py::ssize_t tree_size) {
   const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
   const py::ssize_t channels = template_mm.shape(0);
   require(disc_weights.ndim() == 1 && disc_weights.shape(0) == channels,
@@ -207,29 +346,25 @@ py::tuple search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& sc
   require(pair_weights.ndim() == 2 && pair_weights.shape(0) == channels &&
               pair_weights.shape(1) == channels,
           "pair_weights must be (V, V)");
-  require(missing_costs.ndim() == 1 && missing_costs.shape(0) == channels,
-          "missing_costs must be (V)");
+  require_costs(missing_costs, channels);
   require_finite(disc_weights, "disc_weights must be finite");
   require_finite(pair_weights, "pair_weights must be finite");
-  require_finite(missing_costs, "missing_costs must be finite");
   for (py::ssize_t i = 0; i < channels; ++i) {
     require(disc_weights.at(i) > 0.0, "disc_weights must be positive");
-    require(missing_costs.at(i) >= 0.0, "missing_costs must not be negative");
     for (py::ssize_t j = 0; j < channels; ++j) {
       require(pair_weights.at(i, j) >= 0.0, "pair_weights must not be negative");
     }
   }
-  require(std::isfinite(score_weight) && score_weight >= 0.0, "score_weight must not be negative");
-  require(std::isfinite(chain_weight) && chain_weight >= 0.0, "chain_weight must not be negative");
-  constexpr double kHalfTurn = 3.14159265358979323846;
-  require(max_rotation_rad >= 0.0 && max_rotation_rad <= kHalfTurn,
-          "max_rotation_rad must lie in 0..pi");
-  require(std::isfinite(min_scale) && min_scale >= 0.0 && max_scale > 0.0 && min_scale <= max_scale,
-          "scales must satisfy 0 <= min_scale <= max_scale, max_scale > 0");
-  require(std::isfinite(min_gap) && min_gap >= 0.0, "min_gap must not be negative");
+  require(is_price(score_weight), "score_weight must not be negative");
+  require(is_price(chain_weight), "chain_weight must not be negative");
+  require(is_price(min_gap), "min_gap must not be negative");
   require(min_present > 0, "min_present must be positive");
+  require(borrow_cost >= 0.0, "borrow_cost must not be negative");
+  require(is_price(offset_change_cost), "offset_change_cost must not be negative");
+  require(is_price(offset_start_cost), "offset_start_cost must not be negative");
   require(n_best > 0, "n_best must be positive");
   require(node_budget > 0, "node_budget must be positive");
+  require(tree_size >= 0, "tree_size must not be negative");
 
   const ivdtool::LsChainProblem problem{lists,
                                         template_mm.data(),
@@ -238,14 +373,18 @@ py::tuple search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& sc
                                         missing_costs.data(),
                                         score_weight,
                                         chain_weight,
-                                        {max_rotation_rad, min_scale, max_scale},
+                                        similarity_limits(max_rotation_rad, min_scale, max_scale),
                                         min_gap,
-                                        static_cast<std::size_t>(min_present)};
+                                        static_cast<std::size_t>(min_present),
+                                        borrow_cost,
+                                        offset_change_cost,
+                                        offset_start_cost};
+  const ivdtool::LsChainEffort effort{static_cast<std::size_t>(n_best), node_budget, with_margins,
+                                      static_cast<std::size_t>(tree_size)};
   ivdtool::SearchResult result;
   {
     const py::gil_scoped_release release;  // nothing below touches Python objects
-    result = ivdtool::search_ls_chain(problem, static_cast<std::size_t>(n_best), node_budget,
-                                      with_margins);
+    result = ivdtool::search_ls_chain(problem, effort);
   }
   return as_tuple(result, channels);
 }
@@ -263,20 +402,37 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 #endif
 
   m.def("draw_heatmaps", &draw_heatmaps, py::arg("points").noconvert(),
-        py::arg("visible").noconvert(), "shape"_a, "sigma"_a,
-        "Draw one Gaussian per point: (B, V, 2) cells -> (B, V, H, W).");
+        py::arg("visible").noconvert(), "sigma"_a, py::arg("heatmaps").noconvert(), "clear"_a,
+        "Draw one Gaussian per point, (B, V, 2) cells, into (B, V, H, W) zeros or cleared values.");
+  py::class_<HeatmapBuffer>(m, "HeatmapBuffer", "Heatmaps that are drawn again and again.")
+      .def(py::init<py::ssize_t, py::ssize_t, py::ssize_t, py::ssize_t>(), "batch"_a, "channels"_a,
+           "rows"_a, "cols"_a)
+      .def("draw", &HeatmapBuffer::draw, py::arg("points").noconvert(),
+           py::arg("visible").noconvert(), "sigma"_a, "Replace what the last call drew.")
+      .def_property_readonly("values", &HeatmapBuffer::values, "(B, V, H, W), read-only.");
   m.def("find_candidates", &find_candidates, py::arg("heatmaps").noconvert(), "threshold"_a,
-        "threshold_relative"_a, "radius_mm"_a, "spacing_mm"_a, "max_candidates"_a,
+        "threshold_relative"_a, "radius_mm"_a, "spacing_mm"_a, "max_candidates"_a, "portable"_a,
         "Find the peaks of every channel: positions in cells, scores, offsets by channel.");
   m.def("search_paper", &search_paper, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("template_mm").noconvert(), "anchors"_a, "squared"_a, "n_best"_a,
+        py::arg("template_mm").noconvert(), "anchors"_a, "squared"_a, "n_best"_a, "with_margins"_a,
         "Minimise equation 3 of paper 1.");
+  m.def("search_paper_order", &search_paper_order, py::arg("positions_mm").noconvert(),
+        py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
+        py::arg("template_mm").noconvert(), py::arg("missing_costs").noconvert(), "anchors"_a,
+        "squared"_a, "min_gap"_a, "n_best"_a, "with_margins"_a,
+        "Minimise equation 3 over discs in order, some of which may be missing.");
+  m.def("search_first_last", &search_first_last, py::arg("positions_mm").noconvert(),
+        py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
+        py::arg("template_mm").noconvert(), py::arg("missing_costs").noconvert(), "score_weight"_a,
+        "max_rotation_rad"_a, "min_scale"_a, "max_scale"_a, "min_gap"_a, "n_best"_a,
+        "with_margins"_a, "Lay the skeleton over the first and the last present disc.");
   m.def("search_ls_chain", &search_ls_chain, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
         py::arg("template_mm").noconvert(), py::arg("disc_weights").noconvert(),
         py::arg("pair_weights").noconvert(), py::arg("missing_costs").noconvert(), "score_weight"_a,
         "chain_weight"_a, "max_rotation_rad"_a, "min_scale"_a, "max_scale"_a, "min_gap"_a,
-        "min_present"_a, "n_best"_a, "node_budget"_a, "with_margins"_a,
+        "min_present"_a, "borrow_cost"_a, "offset_change_cost"_a, "offset_start_cost"_a, "n_best"_a,
+        "node_budget"_a, "with_margins"_a, "tree_size"_a,
         "Minimise the least-squares cost of a skeleton with missing discs.");
 }

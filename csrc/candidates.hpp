@@ -2,6 +2,7 @@
 #define IVDTOOL_CANDIDATES_HPP_
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "heatmaps.hpp"
@@ -22,12 +23,16 @@ struct Candidate {
   double score;  // the heatmap value at the peak cell
 };
 
-// Append the candidates of one heatmap to `candidates`, best score first.
+// Append the candidates of every heatmap to `candidates`, best score first.
 //
 // A peak is larger than its eight neighbours, where equal values count as falling in raster order
 // and NaN as lower than any number. Peaks are suppressed greedily by score, then in raster order.
-void find_candidates(const float* heatmap, HeatmapShape shape, const CandidateRules& rules,
-                     std::vector<Candidate>& candidates);
+//
+// heatmaps: (channels, rows, cols); offsets: (channels + 1), where each channel's candidates begin;
+// portable: leave out instructions that not every processor has; the answer is the same.
+void find_candidates(const float* heatmaps, std::size_t channels, HeatmapShape shape,
+                     const CandidateRules& rules, bool portable, std::vector<Candidate>& candidates,
+                     std::int64_t* offsets);
 
 }  // namespace ivdtool
 

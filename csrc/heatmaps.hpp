@@ -2,6 +2,7 @@
 #define IVDTOOL_HEATMAPS_HPP_
 
 #include <cstddef>
+#include <vector>
 
 namespace ivdtool {
 
@@ -13,12 +14,41 @@ struct HeatmapShape {
   std::size_t cols;
 };
 
-// Draw one Gaussian of peak value 1 per heatmap: exp(-dr^2 / 2 sr^2 - dc^2 / 2 sc^2).
-//
-// centres: (count, 2) row, col in heatmap cells; visible: (count); sigma: row, col in cells, > 0;
-// heatmaps: (count, rows, cols), overwritten. An invisible or non-finite centre gives zeros.
-void draw_heatmaps(const double* centres, const bool* visible, std::size_t count,
-                   HeatmapShape shape, const double sigma[2], float* heatmaps);
+// One Gaussian of peak value 1 per heatmap: exp(-dr^2 / 2 sr^2 - dc^2 / 2 sc^2).
+struct Gaussians {
+  const double* centres;  // (count, 2) row, col in heatmap cells
+  const bool* visible;    // (count); an invisible or non-finite centre gives zeros
+  double sigma[2];        // row, col in cells, > 0
+};
+
+void clear_heatmaps(float* heatmaps, std::size_t size);
+
+// Draw into heatmaps of zeros, (count, rows, cols).
+void draw_heatmaps(const Gaussians& gaussians, std::size_t count, HeatmapShape shape,
+                   float* heatmaps);
+
+// Heatmaps that are drawn again and again: only what the last call drew is cleared.
+class HeatmapBuffer {
+ public:
+  HeatmapBuffer(std::size_t count, HeatmapShape shape)
+      : shape_(shape), values_(count * shape.rows * shape.cols), drawn_(count) {}
+
+  std::size_t count() const { return drawn_.size(); }
+  const float* values() const { return values_.data(); }  // (count, rows, cols)
+  void draw(const Gaussians& gaussians);
+
+  struct Window {
+    std::size_t row = 0;
+    std::size_t rows = 0;
+    std::size_t col = 0;
+    std::size_t cols = 0;
+  };
+
+ private:
+  HeatmapShape shape_;
+  std::vector<float> values_;
+  std::vector<Window> drawn_;
+};
 
 }  // namespace ivdtool
 

@@ -1,9 +1,11 @@
 #ifndef IVDTOOL_SEARCH_HPP_
 #define IVDTOOL_SEARCH_HPP_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "skeleton.hpp"
@@ -31,8 +33,9 @@ struct CostTerms {
   double chain = 0.0;    // distance from the template, step by step
   double score = 0.0;    // doubt of the network
   double missing = 0.0;  // absent discs
+  double offset = 0.0;   // candidates of neighbouring channels
 
-  double total() const { return shape + chain + score + missing; }
+  double total() const { return shape + chain + score + missing + offset; }
 };
 
 // For each channel the chosen candidate or kMissing.
@@ -64,12 +67,40 @@ struct Margin {
   bool proved = true;  // otherwise value is a lower bound
 };
 
+// What became of a node of the search tree.
+enum class Fate : std::int64_t {
+  kExpanded = 0,
+  kOrder = 1,      // cut: the disc is not far enough below the last one
+  kChain = 2,      // cut: even with the later steps fitted one by one it costs too much
+  kShape = 3,      // cut: so it does once this disc is fitted together with the earlier ones
+  kIncumbent = 4,  // cut: a better labelling was found before its turn came
+  kBudget = 5,     // left unexplored
+};
+constexpr std::size_t kFates = 6;
+
+struct TreeNode {
+  std::int64_t parent;     // index into the tree, -1 for the root
+  std::int64_t channel;    // of the disc, -1 at the root
+  std::int64_t candidate;  // -1 at the root
+  Fate fate;
+  double bound;  // no labelling below this node costs less; NaN where it was not needed
+};
+
+// What the search did.
+struct Statistics {
+  std::array<std::int64_t, kFates> fates{};  // nodes by what became of them
+  std::int64_t depth = 0;                    // most discs present in an expanded node
+  std::vector<std::pair<std::int64_t, double>> improvements;  // nodes taken, best cost so far
+  std::vector<TreeNode> tree;                                 // the first nodes, if asked for
+};
+
 struct SearchResult {
   std::vector<Labelling> best;  // best first; empty if no labelling is feasible
   std::vector<Margin> margins;  // one per channel; empty if not asked for or nothing was found
   std::int64_t nodes = 0;
   double lower_bound = kInfinity;  // no labelling costs less
   bool optimal = true;             // best[0] is proved to be the best
+  Statistics statistics;
 };
 
 }  // namespace ivdtool

@@ -14,16 +14,17 @@ struct Forbidden {
   std::int64_t choice;  // a candidate or kMissing
 };
 
-// A candidate of a level. Levels are the channels that have candidates; the others are missing in
-// every labelling and cost a constant.
+// A candidate of a level. Levels are the channels that have candidates to choose from; the others
+// are missing in every labelling and cost a constant.
 struct Choice {
   std::size_t level;
-  std::size_t channel;
+  std::size_t channel;  // of the disc; the candidate may be a neighbouring channel's
   std::int64_t candidate;
+  int offset;                 // channel of the candidate minus that of the disc
   Vector p;                   // about the mean candidate, for precision
   Vector u;                   // about the mean template point
   double weight;              // w_i
-  double unary = 0.0;         // score term
+  double unary = 0.0;         // score term and the price of borrowing
   double completion = 0.0;    // least cost of everything below, given that this choice is made
   std::size_t successor = 0;  // the next present choice of that completion; 0 is none
 };
@@ -42,8 +43,8 @@ constexpr double kPrecision = 1e-14;
 class LsChainSearch {
  public:
   LsChainSearch(const LsChainProblem& problem, std::size_t n_best, std::int64_t node_budget,
-                const Forbidden* forbidden)
-      : problem_(problem), ranking_(n_best), node_budget_(node_budget) {
+                std::size_t tree_size, const Forbidden* forbidden)
+      : problem_(problem), ranking_(n_best), node_budget_(node_budget), tree_size_(tree_size) {
     collect_choices(forbidden);
     complete();
     for (const Choice& choice : choices_) {
@@ -63,8 +64,11 @@ class LsChainSearch {
     seed_by_alternation();
     Node root;
     root.fixed = constant_;
+    root.bound = root.fixed + choices_[0].completion;
+    root.record = record(-1, 0, Fate::kExpanded, root.bound);
     expand(root, 0);
     SearchResult result;
+    result.statistics = std::move(statistics_);
     result.best = ranking_.best();
     result.nodes = nodes_;
     const double best = result.best.empty() ? kInfinity : result.best[0].cost;
@@ -79,6 +83,7 @@ class LsChainSearch {
     double fixed = 0.0;      // score and missing terms so far
     double residual = 0.0;   // shape and chain terms so far
     double bound = 0.0;
+    std::int64_t record = -1;  // index into the reported tree
     FitSums sums;
   };
 
@@ -97,20 +102,27 @@ class LsChainSearch {
     choices_.push_back({});  // index 0 stands for none
     for (std::size_t channel = 0; channel < lists.channels; ++channel) {
       const std::size_t first = choices_.size();
-      for (std::int64_t i = lists.offsets[channel]; i < lists.offsets[channel + 1]; ++i) {
-        if (forbidden != nullptr && forbidden->channel == channel && forbidden->choice == i) {
-          continue;
+      for (const int offset : {0, -1, 1}) {
+        if (offset != 0 && std::isinf(problem_.borrow_cost)) continue;
+        if ((offset < 0 && channel == 0) || (offset > 0 && channel + 1 == lists.channels)) continue;
+        const std::size_t source = offset < 0 ? channel - 1 : channel + (offset > 0 ? 1 : 0);
+        for (std::int64_t i = lists.offsets[source]; i < lists.offsets[source + 1]; ++i) {
+          if (forbidden != nullptr && forbidden->channel == channel && forbidden->choice == i) {
+            continue;
+          }
+          const auto index = static_cast<std::size_t>(i);
+          Choice choice{};
+          choice.level = level_begin_.size();
+          choice.channel = channel;
+          choice.candidate = i;
+          choice.offset = offset;
+          choice.p = lists.position(index) - candidate_mean;
+          choice.u = template_point(channel) - template_mean;
+          choice.weight = problem_.disc_weights[channel];
+          choice.unary = problem_.score_weight * (1.0 - std::min(1.0, lists.scores[index]));
+          if (offset != 0) choice.unary += problem_.borrow_cost;
+          choices_.push_back(choice);
         }
-        const auto index = static_cast<std::size_t>(i);
-        Choice choice{};
-        choice.level = level_begin_.size();
-        choice.channel = channel;
-        choice.candidate = i;
-        choice.p = lists.position(index) - candidate_mean;
-        choice.u = template_point(channel) - template_mean;
-        choice.weight = problem_.disc_weights[channel];
-        choice.unary = problem_.score_weight * (1.0 - std::min(1.0, lists.scores[index]));
-        choices_.push_back(choice);
       }
       const bool must_be_present =
           forbidden != nullptr && forbidden->channel == channel && forbidden->choice == kMissing;
@@ -148,6 +160,12 @@ class LsChainSearch {
            problem_.pair_weights[upper.channel * problem_.candidates.channels + lower.channel];
   }
 
+  // The price of the offsets of two neighbours; upper is 0 where lower is the first present disc.
+  double offset_cost(std::size_t upper, const Choice& lower) const {
+    if (upper == 0) return lower.offset == 0 ? 0.0 : problem_.offset_start_cost;
+    return choices_[upper].offset == lower.offset ? 0.0 : problem_.offset_change_cost;
+  }
+
   void add_step(FitSums& sums, const Choice& upper, const Choice& lower) const {
     sums.add_difference(step_weight(upper, lower), lower.p - upper.p, lower.u - upper.u);
   }
@@ -165,7 +183,8 @@ class LsChainSearch {
         for (std::size_t j = level_begin_[level]; j < level_begin_[level + 1]; ++j) {
           const Choice& lower = choices_[j];
           if (i != 0 && !descends(choices_[i], lower)) continue;
-          double cost = skipped + lower.unary + disc_cost(lower) + lower.completion;
+          double cost =
+              skipped + lower.unary + offset_cost(i, lower) + disc_cost(lower) + lower.completion;
           if (cost >= least) continue;
           if (i != 0) cost += step_cost(choices_[i], lower);
           if (cost < least) {
@@ -256,7 +275,9 @@ class LsChainSearch {
       const Choice& choice = choices_[path[i]];
       labelling.choice[choice.channel] = choice.candidate;
       labelling.terms.shape += choice.weight * squared_norm(product(k, choice.p) + t - choice.u);
-      labelling.terms.score += choice.unary;
+      if (choice.offset != 0) labelling.terms.offset += problem_.borrow_cost;
+      labelling.terms.offset += offset_cost(i == 0 ? 0 : path[i - 1], choice);
+      labelling.terms.score += choice.unary - (choice.offset != 0 ? problem_.borrow_cost : 0.0);
       for (; level < choice.level; ++level) labelling.terms.missing += missing_[level];
       ++level;
       if (i == 0) continue;
@@ -267,11 +288,28 @@ class LsChainSearch {
     }
     labelling.terms.missing += missing_after_[level];
     labelling.cost = labelling.terms.total();
-    if (labelling.cost < ranking_.limit()) ranking_.add(std::move(labelling));
+    if (!(labelling.cost < ranking_.limit())) return;
+    if (ranking_.best().empty() || labelling.cost < ranking_.best()[0].cost) {
+      statistics_.improvements.emplace_back(nodes_, labelling.cost);
+    }
+    ranking_.add(std::move(labelling));
+  }
+
+  // Count a node, and report it if there is room: its place among the reported ones or -1.
+  std::int64_t record(std::int64_t parent, std::size_t choice, Fate fate, double bound) {
+    ++statistics_.fates[static_cast<std::size_t>(fate)];
+    std::vector<TreeNode>& tree = statistics_.tree;
+    if (tree.size() >= tree_size_) return -1;
+    const std::int64_t channel =
+        choice == 0 ? -1 : static_cast<std::int64_t>(choices_[choice].channel);
+    const std::int64_t candidate = choice == 0 ? -1 : choices_[choice].candidate;
+    tree.push_back({parent, channel, candidate, fate, bound});
+    return static_cast<std::int64_t>(tree.size()) - 1;
   }
 
   // Explore a node; false once the budget is spent. depth is the number of present discs.
   bool expand(const Node& node, std::size_t depth) {
+    statistics_.depth = std::max(statistics_.depth, static_cast<std::int64_t>(depth));
     const std::size_t first_level = next_level(node.choice);
     if (improves(node.fixed + node.residual + missing_after_[first_level])) offer(path_);
 
@@ -283,10 +321,17 @@ class LsChainSearch {
       if (!improves(node.fixed + node.residual + skipped)) break;
       for (std::size_t j = level_begin_[level]; j < level_begin_[level + 1]; ++j) {
         const Choice& choice = choices_[j];
-        if (node.choice != 0 && !descends(choices_[node.choice], choice)) continue;
+        if (node.choice != 0 && !descends(choices_[node.choice], choice)) {
+          record(node.record, j, Fate::kOrder, kInfinity);
+          continue;
+        }
         Node child;
-        child.fixed = node.fixed + skipped + choice.unary;
-        if (!improves(child.fixed + node.residual + choice.completion)) continue;
+        child.fixed = node.fixed + skipped + choice.unary + offset_cost(node.choice, choice);
+        const double chain_bound = child.fixed + node.residual + choice.completion;
+        if (!improves(chain_bound)) {
+          record(node.record, j, Fate::kChain, chain_bound);
+          continue;
+        }
         child.choice = j;
         child.sums = node.sums;
         child.sums.add_point(choice.weight, choice.p, choice.u);
@@ -294,7 +339,11 @@ class LsChainSearch {
         // The true residual cannot fall; rounding may.
         child.residual = std::max(node.residual, child.sums.residual(problem_.limits));
         child.bound = child.fixed + child.residual + choice.completion;
-        if (improves(child.bound)) children.push_back(child);
+        if (improves(child.bound)) {
+          children.push_back(child);
+        } else {
+          record(node.record, j, Fate::kShape, child.bound);
+        }
       }
       skipped += missing_[level];
     }
@@ -303,14 +352,19 @@ class LsChainSearch {
     });
 
     bool within_budget = true;
-    for (const Node& child : children) {
-      if (!improves(child.bound)) break;
+    for (Node& child : children) {
+      if (!improves(child.bound)) {
+        record(node.record, child.choice, Fate::kIncumbent, child.bound);
+        continue;
+      }
       if (!within_budget || nodes_ >= node_budget_) {
+        record(node.record, child.choice, Fate::kBudget, child.bound);
         open_bound_ = std::min(open_bound_, child.bound);
         within_budget = false;
-        break;
+        continue;
       }
       ++nodes_;
+      child.record = record(node.record, child.choice, Fate::kExpanded, child.bound);
       path_.push_back(child.choice);
       within_budget = expand(child, depth + 1);
       path_.pop_back();
@@ -322,6 +376,8 @@ class LsChainSearch {
   const LsChainProblem& problem_;
   Ranking ranking_;
   std::int64_t node_budget_;
+  std::size_t tree_size_;
+  Statistics statistics_;
   std::int64_t nodes_ = 0;
   double open_bound_ = kInfinity;  // least bound of the nodes the budget left unexplored
   double tolerance_ = 0.0;         // mm^2
@@ -339,7 +395,7 @@ Margin find_margin(const LsChainProblem& problem, const std::vector<Labelling>& 
                    std::size_t channel, std::int64_t& node_budget) {
   const std::vector<std::int64_t>& chosen = best[0].choice;
   const Forbidden forbidden{channel, chosen[channel]};
-  LsChainSearch search(problem, 1, node_budget, &forbidden);
+  LsChainSearch search(problem, 1, node_budget, 0, &forbidden);
   for (const Labelling& other : best) {
     if (other.choice[channel] != chosen[channel]) search.seed(other.choice);
   }
@@ -359,10 +415,11 @@ Margin find_margin(const LsChainProblem& problem, const std::vector<Labelling>& 
 
 }  // namespace
 
-SearchResult search_ls_chain(const LsChainProblem& problem, std::size_t n_best,
-                             std::int64_t node_budget, bool with_margins) {
-  SearchResult result = LsChainSearch(problem, n_best, node_budget, nullptr).run();
-  if (!with_margins || result.best.empty()) return result;
+SearchResult search_ls_chain(const LsChainProblem& problem, const LsChainEffort& effort) {
+  SearchResult result =
+      LsChainSearch(problem, effort.n_best, effort.node_budget, effort.tree_size, nullptr).run();
+  if (!effort.with_margins || result.best.empty()) return result;
+  std::int64_t node_budget = effort.node_budget;
   for (std::size_t channel = 0; channel < problem.candidates.channels; ++channel) {
     // Nothing is known about the alternatives to a labelling that may not be the best.
     result.margins.push_back(result.optimal

@@ -13,9 +13,13 @@ namespace ivdtool {
 //   cost = min over k, t of  sum_present w_i |k p_i + t - u_i|^2
 //                            + chain_weight * sum_steps w_ij |k (p_j - p_i) - (u_j - u_i)|^2
 //          + score_weight * sum_present (1 - s_i) + sum_missing missing_cost_i
+//          + sum_present borrow_cost [o_i != 0] + sum_steps offset_change_cost [o_i != o_j]
+//          + offset_start_cost [o of the first present disc != 0]
 //
 // where a step leads from one present disc to the next. Discs must descend: the step of a pair is
-// longer than 0 rows and at least min_gap times its rows in the template.
+// longer than 0 rows and at least min_gap times its rows in the template. The offset o_i in -1, 0,
+// 1 is how many channels below its own one a disc's candidate was found; with an infinite
+// borrow_cost it is always 0.
 struct LsChainProblem {
   CandidateLists candidates;
   const double* template_mm;    // (channels, 2) row, col
@@ -27,13 +31,22 @@ struct LsChainProblem {
   SimilarityLimits limits;
   double min_gap;           // share of the template's step, >= 0
   std::size_t min_present;  // a labelling of fewer discs is not feasible, >= 1
+  double borrow_cost;       // mm^2, >= 0, may be infinite
+  double offset_change_cost;
+  double offset_start_cost;
 };
 
-// The n best labellings, exactly, by branch and bound. When node_budget runs out the best found so
+struct LsChainEffort {
+  std::size_t n_best;
+  std::int64_t node_budget;
+  bool with_margins;
+  std::size_t tree_size;  // how many nodes of the search tree to report
+};
+
+// The n best labellings, exactly, by branch and bound. When the budget runs out the best found so
 // far is returned with optimal = false and a proved lower bound. A second budget of the same size
 // is shared by the margins of all discs; 0 nodes are spent on them unless with_margins.
-SearchResult search_ls_chain(const LsChainProblem& problem, std::size_t n_best,
-                             std::int64_t node_budget, bool with_margins);
+SearchResult search_ls_chain(const LsChainProblem& problem, const LsChainEffort& effort);
 
 }  // namespace ivdtool
 

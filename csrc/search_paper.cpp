@@ -27,7 +27,7 @@ class PaperSearch {
     choice_.assign(lists_.channels, kMissing);
   }
 
-  SearchResult run() {
+  SearchResult run(bool with_margins) {
     for_each_anchor_pair([this](double total) {
       if (improves(total)) enumerate(0, 0.0);
     });
@@ -35,7 +35,7 @@ class PaperSearch {
     result.best = ranking_.best();
     result.nodes = nodes_;
     if (result.best.empty()) return result;
-    result.margins = margins(result.best[0]);
+    if (with_margins) result.margins = margins(result.best[0]);
     for (Labelling& labelling : result.best) {
       labelling.cost = finish(labelling.cost);
       labelling.terms.shape = labelling.cost;
@@ -151,8 +151,8 @@ class PaperSearch {
 
 }  // namespace
 
-SearchResult search_paper(const PaperProblem& problem, std::size_t n_best) {
-  return PaperSearch(problem, n_best).run();
+SearchResult search_paper(const PaperProblem& problem, std::size_t n_best, bool with_margins) {
+  return PaperSearch(problem, n_best).run(with_margins);
 }
 
 }  // namespace ivdtool

@@ -17,9 +17,9 @@ struct PaperProblem {
   bool squared;               // false: sum of distances (the text); true: its 2-norm (the code)
 };
 
-// The n best labellings and all margins, exactly, in polynomial time. A channel without candidates
-// is left out of the sum; without candidates for v1 or v5 there is no labelling.
-SearchResult search_paper(const PaperProblem& problem, std::size_t n_best);
+// The n best labellings, exactly, in polynomial time, and all margins if they are wanted. A channel
+// without candidates is left out of the sum; without candidates for v1 or v5 there is no labelling.
+SearchResult search_paper(const PaperProblem& problem, std::size_t n_best, bool with_margins);
 
 }  // namespace ivdtool
 

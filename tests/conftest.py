@@ -22,10 +22,20 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def scorer(data: Path) -> ModuleType:
     """An evaluation script written independently of ivdtool."""
-    path = data.parent / "tools" / "score_labels.py"
+    return load_tool(data, "score_labels")
+
+
+@pytest.fixture(scope="session")
+def stacks(data: Path) -> ModuleType:
+    """A generator of search problems written independently of ivdtool."""
+    return load_tool(data, "synthetic_stacks")
+
+
+def load_tool(data: Path, name: str) -> ModuleType:
+    path = data.parent / "tools" / f"{name}.py"
     if not path.is_file():
-        pytest.skip(f"no independent scorer at {path}")
-    spec = importlib.util.spec_from_file_location("score_labels", path)
+        pytest.skip(f"no {path.name} at {path.parent}")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -36,6 +36,24 @@ def find_peaks(
     return kept
 
 
+def find_all_peaks(heatmap: Array, floor: float) -> list[tuple[int, int]]:
+    """Cells of peaks of value >= floor, best first, whatever the values.
+
+    Of equal ones the first in raster order counts as larger, and NaN as smaller than all.
+    """
+    rows, cols = heatmap.shape
+    padded = np.pad(heatmap, 1, constant_values=-np.inf)
+    is_peak = heatmap >= floor
+    for index, (dr, dc) in enumerate(product((-1, 0, 1), repeat=2)):
+        other = padded[1 + dr : 1 + dr + rows, 1 + dc : 1 + dc + cols]
+        if index < 4:
+            is_peak &= ~(other >= heatmap)
+        elif index > 4:
+            is_peak &= ~(other > heatmap)
+    cells = [(row, col) for row, col in np.argwhere(is_peak).tolist()]
+    return sorted(cells, key=lambda cell: (-heatmap[cell], cell))
+
+
 @dataclass
 class Enumeration:
     """Every labelling and its cost, infinite where it is not feasible."""
@@ -53,13 +71,49 @@ class Enumeration:
         return float(other.min(initial=np.inf) - self.costs.min())
 
 
-def all_choices(offsets: Array, *, missing: bool) -> Array:
+def all_choices(offsets: Array, *, missing: bool, borrowed: bool = False) -> Array:
     """(A, V): every way to choose one candidate per channel, or -1 if that is allowed."""
+    own = [list(range(first, last)) for first, last in pairwise(offsets)]
     lists = [
-        ([-1] if missing or first == last else []) + list(range(first, last))
-        for first, last in pairwise(offsets)
+        ([-1] if missing or not own[i] else [])
+        + [c for near in (own[max(i - 1, 0) : i + 2] if borrowed else [own[i]]) for c in near]
+        for i in range(len(own))
     ]
     return np.array(list(product(*lists)), dtype=np.int64)
+
+
+def descends(arguments: dict[str, Any], choices: Array, i: int, j: int) -> Array:
+    """(A,): whether i and j are neighbouring present discs (first), and in order (second)."""
+    present = choices >= 0
+    step = present[:, i] & present[:, j] & ~present[:, i + 1 : j].any(axis=1)
+    rows = np.concatenate([arguments["positions_mm"][:, 0], [0.0]])[choices]
+    down = rows[:, j] - rows[:, i]
+    expected = arguments["template_mm"][j, 0] - arguments["template_mm"][i, 0]
+    return np.stack([step, (down > 0) & (down >= arguments["min_gap"] * expected)])
+
+
+def in_order(arguments: dict[str, Any], choices: Array) -> Array:
+    """(A,): whether all neighbouring present discs descend."""
+    fine = np.ones(len(choices), dtype=np.bool_)
+    for i in range(choices.shape[1]):
+        for j in range(i + 1, choices.shape[1]):
+            step, down = descends(arguments, choices, i, j)
+            fine &= ~step | down
+    return fine
+
+
+def offset_costs(arguments: dict[str, Any], choices: Array) -> Array:
+    """(A,): prices of candidates of neighbouring channels."""
+    count = choices.shape[1]
+    source = np.repeat(np.arange(count), np.diff(arguments["offsets"]))
+    costs = np.zeros(len(choices))
+    for index, choice in enumerate(choices):
+        offsets = [int(source[c]) - i for i, c in enumerate(choice) if c >= 0]
+        costs[index] += sum(arguments["borrow_cost"] for offset in offsets if offset != 0)
+        if offsets and offsets[0] != 0:
+            costs[index] += arguments["offset_start_cost"]
+        costs[index] += arguments["offset_change_cost"] * sum(a != b for a, b in pairwise(offsets))
+    return costs
 
 
 def enumerate_ls_chain(arguments: dict[str, Any]) -> Enumeration:
@@ -71,7 +125,8 @@ def enumerate_ls_chain(arguments: dict[str, Any]) -> Enumeration:
     """
     p = arguments["positions_mm"] @ [1, 1j]
     u = arguments["template_mm"] @ [1, 1j]
-    choices = all_choices(arguments["offsets"], missing=True)
+    borrowed = bool(np.isfinite(arguments["borrow_cost"]))
+    choices = all_choices(arguments["offsets"], missing=True, borrowed=borrowed)
     present = choices >= 0
     chosen = np.concatenate([p, [0]])[choices]
     weights = np.where(present, arguments["disc_weights"], 0.0)
@@ -84,7 +139,7 @@ def enumerate_ls_chain(arguments: dict[str, Any]) -> Enumeration:
     for i in range(count):
         for j in range(i + 1, count):
             both = present[:, i] & present[:, j]
-            step = both & ~present[:, i + 1 : j].any(axis=1)
+            step, down = descends(arguments, choices, i, j)
             weight = weights[:, i] * weights[:, j] / np.maximum(total, 1e-300)
             weight += step * arguments["chain_weight"] * arguments["pair_weights"][i, j]
             weight *= both
@@ -92,15 +147,67 @@ def enumerate_ls_chain(arguments: dict[str, Any]) -> Enumeration:
             a += weight * abs(dp) ** 2
             b += weight * dp.conj() * du
             c += weight * abs(du) ** 2
-            descends = (dp.real > 0) & (dp.real >= arguments["min_gap"] * du.real)
-            feasible &= ~step | descends
+            feasible &= ~step | down
     residual = least_in_sector(
         a, b, c, arguments["max_rotation_rad"], arguments["min_scale"], arguments["max_scale"]
     )
     scores = np.concatenate([np.minimum(arguments["scores"], 1.0), [1.0]])[choices]
     costs = residual + arguments["score_weight"] * (1 - scores).sum(axis=1)
     costs += (~present * arguments["missing_costs"]).sum(axis=1)
+    costs += offset_costs(arguments, choices)
     return Enumeration(choices, np.where(feasible, costs, np.inf))
+
+
+def enumerate_first_last(arguments: dict[str, Any]) -> Enumeration:
+    """The cost of every labelling, from the arguments of `_core.search_first_last`."""
+    choices = all_choices(arguments["offsets"], missing=True)
+    p = arguments["positions_mm"] @ [1, 1j]
+    u = arguments["template_mm"] @ [1, 1j]
+    scores = np.minimum(arguments["scores"], 1.0)
+    costs = np.full(len(choices), np.inf)
+    for index in np.flatnonzero(in_order(arguments, choices)):
+        discs = np.flatnonzero(choices[index] >= 0)
+        if len(discs) < 2:
+            continue
+        chosen = choices[index, discs]
+        k = (u[discs[-1]] - u[discs[0]]) / (p[chosen[-1]] - p[chosen[0]])
+        if abs(np.angle(k)) > arguments["max_rotation_rad"] + 1e-12:
+            continue
+        if not arguments["min_scale"] - 1e-12 <= abs(k) <= arguments["max_scale"] + 1e-12:
+            continue
+        off = abs(k * (p[chosen] - p[chosen[0]]) - (u[discs] - u[discs[0]]))
+        absent = np.setdiff1d(np.arange(len(u)), discs)
+        costs[index] = (off[1:-1] ** 2).sum() + arguments["missing_costs"][absent].sum()
+        costs[index] += arguments["score_weight"] * (1 - scores[chosen]).sum()
+    return Enumeration(choices, costs)
+
+
+def enumerate_paper_order(
+    positions_mm: Array,
+    offsets: Array,
+    template_mm: Array,
+    min_gap: float,
+    missing_costs: Array,
+    anchors: tuple[int, int],
+    squared: bool,
+) -> Enumeration:
+    """Equation 3 of paper 1 for every labelling in order, missing discs at their cost."""
+    v1, v5 = anchors
+    choices = all_choices(offsets, missing=True)
+    skeleton = template_mm - template_mm[v1]
+    skeleton = skeleton / np.linalg.norm(skeleton[v5])
+    arguments = {"positions_mm": positions_mm, "template_mm": template_mm, "min_gap": min_gap}
+    costs = np.full(len(choices), np.inf)
+    for index in np.flatnonzero(in_order(arguments, choices)):
+        choice = choices[index]
+        if choice[v1] < 0 or choice[v5] < 0:
+            continue
+        unit = np.linalg.norm(positions_mm[choice[v1]] - positions_mm[choice[v5]])
+        shape = (positions_mm[choice] - positions_mm[choice[v1]]) / unit
+        distances = np.linalg.norm(skeleton - shape, axis=1)
+        terms = np.where(choice >= 0, distances**2 if squared else distances, missing_costs)
+        costs[index] = np.sqrt(terms.sum()) if squared else terms.sum()
+    return Enumeration(choices, costs)
 
 
 def least_in_sector(

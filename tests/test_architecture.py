@@ -36,6 +36,8 @@ ALLOWED = {
     "candidates": "_core heatmaps.Heatmaps heatmaps.cells_to_pixels",
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
+    "explain": "candidates.Candidates discs files search skeleton.Skeleton",
+    "measurement": "discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",
     "writers": "errors files labels.DiscLabels",
     "overlay": "files",
@@ -61,6 +63,13 @@ ALLOWED = {
     "inference labels.read_labels metadata.ModelInfo model.STRIDE pipeline search.SearchConfig "
     "skeleton.Skeleton training.checkpoint training.dataset training.loop volumes",
     "training.__init__": "",
+    "benchmark.timing": "errors",
+    "benchmark.heatmaps": "benchmark.timing heatmaps",
+    "benchmark.candidates": "benchmark.heatmaps benchmark.timing candidates heatmaps",
+    "benchmark.search": "benchmark.timing candidates.Candidates discs search skeleton.Skeleton",
+    "benchmark.pipeline": "benchmark.timing files inference phantom pipeline volumes",
+    "benchmark.report": "__version__ benchmark errors files",
+    "benchmark.__init__": "",
     # the surface: everything heavy is imported when it is called
     "__init__": "| labels.Disc labels.DiscLabels pipeline.label",
     "__main__": "cli",

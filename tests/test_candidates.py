@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 from tests import oracles
 
+from ivdtool import _core
 from ivdtool.candidates import CandidateConfig, Candidates, find_candidates
 from ivdtool.heatmaps import Heatmaps, cells_to_pixels, draw_heatmaps
 
@@ -50,6 +51,72 @@ def test_peaks_are_those_of_maximum_filter(smooth: int, shape: tuple[int, int]) 
             assert (abs(offset) <= 1).all()
 
 
+def difficult_heatmaps(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Any shape, narrow and wide, with plateaus, NaN, infinity, negative and constant channels."""
+    shape = rng.integers((1, 1, 1), (4, 30, 140))
+    stack = rng.normal(0.3, 0.3, shape).astype(np.float32)
+    kind = rng.integers(6)
+    if kind == 0:
+        stack = np.round(stack, 1)  # plateaus and ties
+    elif kind == 1:
+        stack[rng.random(shape) < 0.3] = np.nan
+    elif kind == 2:
+        special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 3e38], dtype=np.float32)
+        chosen = rng.random(shape) < 0.2
+        stack[chosen] = rng.choice(special, chosen.sum())
+    elif kind == 3:
+        stack[0] = rng.choice(np.array([0.5, -0.5, 0.0, np.nan], dtype=np.float32))
+        stack[-1] = -abs(stack[-1])
+    elif kind == 4:
+        stack = np.where(rng.random(shape) < 0.02, stack, np.float32(0))
+    return stack
+
+
+def test_every_processor_finds_the_same_peaks() -> None:
+    """Against a plain test of all neighbours, ties and NaN included, with and without AVX2."""
+    for seed in range(1500):
+        rng = np.random.default_rng(seed)
+        stack = difficult_heatmaps(rng)
+        threshold = float(rng.choice([0.05, 0.3, 1.0]))
+        relative = float(rng.choice([0.0, 0.5, 1.0]))
+        radius, count = float(rng.choice([0.0, 2.0, 7.0])), int(rng.choice([1, 4, 10**6]))
+        arguments = (stack, threshold, relative, radius, (1.0, 1.5), count)
+        found = _core.find_candidates(*arguments, portable=False)
+        for array, other in zip(
+            found, _core.find_candidates(*arguments, portable=True), strict=True
+        ):
+            assert array.tobytes() == other.tobytes()
+        _, scores, offsets = found
+        for channel, heatmap in enumerate(stack):
+            largest = np.nanmax(heatmap, initial=-np.inf)
+            floor = np.float32(threshold)
+            if relative > 0:
+                floor = max(floor, np.float32(relative) * largest)
+            kept: list[tuple[int, int]] = []
+            for row, col in oracles.find_all_peaks(heatmap, float(floor)):
+                near = [np.hypot(row - r, 1.5 * (col - c)) <= radius for r, c in kept]
+                if len(kept) < count and not any(near):
+                    kept.append((row, col))
+            own = scores[offsets[channel] : offsets[channel + 1]]
+            assert own.tolist() == [heatmap[cell] for cell in kept]
+
+
+def test_few_candidates_are_the_first_of_many() -> None:
+    """However small the store of peaks: the best are never lost from it."""
+    rng = np.random.default_rng(4)
+    for _ in range(30):
+        stack = rng.random((2, 60, 90), dtype=np.float32)
+        radius = float(rng.choice([0.0, 1.0, 2.5, 12.0]))
+        arguments = (stack, 0.1, 0.0, radius, (1.0, 1.0))
+        positions, _, offsets = _core.find_candidates(*arguments, 10**6, portable=False)
+        for count in (1, 2, 7, 40):
+            few, _, few_offsets = _core.find_candidates(*arguments, count, portable=False)
+            for channel in range(2):
+                first = few[few_offsets[channel] : few_offsets[channel + 1]]
+                everything = positions[offsets[channel] : offsets[channel + 1]]
+                np.testing.assert_array_equal(first, everything[:count])
+
+
 def test_points_to_heatmaps_to_candidates_is_the_identity() -> None:
     """At any place, borders and corners included, at the sizes the network uses."""
     rng = np.random.default_rng(1)
@@ -76,6 +143,15 @@ def test_position_outside_the_frame_is_found_from_what_is_inside() -> None:
     values = draw_heatmaps([[[-0.4, 5.0]]], [[True]], (12, 12), 1.5)[0]
     found = find_candidates(heatmaps_of(values))
     np.testing.assert_allclose(found.positions, [[-0.4, 5.0]], atol=1e-4)
+
+
+def test_position_without_noise() -> None:
+    rng = np.random.default_rng(6)
+    points = rng.uniform(12, 20, (1, 1500, 2))
+    values = np.float32(0.9) * draw_heatmaps(points, np.ones((1, 1500)), (32, 32), 3.16)[0]
+    found = find_candidates(heatmaps_of(values), CandidateConfig(max_candidates=1))
+    assert np.sqrt(np.mean(np.sum((found.positions - points[0]) ** 2, axis=1))) < 2e-6
+    assert np.abs(found.positions - points[0]).max() < 1e-5
 
 
 def test_position_under_noise() -> None:

@@ -80,6 +80,16 @@ def test_label_writes_image_sidecar_and_picture(run: Run, scan: Path, tmp_path: 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["discs.json", "discs.nii.gz", "discs.png"]
 
 
+def test_label_explains_its_search(run: Run, scan: Path, tmp_path: Path) -> None:
+    code, out, err = run("label", scan, "--explain", "--explain-tree", tmp_path / "tree.png")
+    assert (code, err) == (0, "")
+    assert "ls_chain: cost" in out
+    assert "nodes taken" in out
+    assert (tmp_path / "tree.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run("label", scan, scan.parent, "--explain-tree", tmp_path / "t.png", scan)
+    assert code == 0  # the same image thrice is one
+
+
 def test_label_prints_the_sidecar_as_json(run: Run, scan: Path, tmp_path: Path) -> None:
     code, out, _ = run("label", scan, "-o", tmp_path / "a.nii.gz", "--json", "--reproducible")
     assert code == 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.fuzz_core import TARGETS, fuzz
 
 from ivdtool import _core
 
@@ -19,8 +20,9 @@ def draw_arguments() -> dict[str, Any]:
     return {
         "points": np.full((2, 3, 2), 4.0),
         "visible": np.ones((2, 3), dtype=np.bool_),
-        "shape": (8, 9),
         "sigma": (1.5, 1.5),
+        "heatmaps": np.zeros((2, 3, 8, 9), dtype=np.float32),
+        "clear": True,
     }
 
 
@@ -32,6 +34,7 @@ def candidate_arguments() -> dict[str, Any]:
         "radius_mm": 3.0,
         "spacing_mm": (1.0, 2.0),
         "max_candidates": 4,
+        "portable": False,
     }
 
 
@@ -45,24 +48,37 @@ def paper_arguments() -> dict[str, Any]:
         "anchors": (0, 4),
         "squared": False,
         "n_best": 3,
+        "with_margins": True,
     }
 
 
-def ls_chain_arguments() -> dict[str, Any]:
-    names = ("positions_mm", "scores", "offsets", "template_mm", "n_best")
+def paper_order_arguments() -> dict[str, Any]:
+    return paper_arguments() | {"missing_costs": np.full(5, 0.1), "min_gap": 0.25}
+
+
+def first_last_arguments() -> dict[str, Any]:
+    names = ("positions_mm", "scores", "offsets", "template_mm", "n_best", "with_margins")
     return {name: paper_arguments()[name] for name in names} | {
-        "disc_weights": np.ones(5),
-        "pair_weights": np.ones((5, 5)),
         "missing_costs": np.full(5, 300.0),
         "score_weight": 50.0,
-        "chain_weight": 5.0,
         "max_rotation_rad": 0.35,
         "min_scale": 0.75,
         "max_scale": 1.35,
         "min_gap": 0.25,
+    }
+
+
+def ls_chain_arguments() -> dict[str, Any]:
+    return first_last_arguments() | {
+        "disc_weights": np.ones(5),
+        "pair_weights": np.ones((5, 5)),
+        "chain_weight": 5.0,
         "min_present": 2,
+        "borrow_cost": 10.0,
+        "offset_change_cost": 20.0,
+        "offset_start_cost": 5.0,
         "node_budget": 1000,
-        "with_margins": True,
+        "tree_size": 10,
     }
 
 
@@ -70,6 +86,8 @@ FUNCTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "draw_heatmaps": draw_arguments,
     "find_candidates": candidate_arguments,
     "search_paper": paper_arguments,
+    "search_paper_order": paper_order_arguments,
+    "search_first_last": first_last_arguments,
     "search_ls_chain": ls_chain_arguments,
 }
 ARRAYS = [
@@ -118,8 +136,8 @@ def test_a_list_is_a_type_error(function: str, name: str) -> None:
 def test_another_shape_is_a_value_error(function: str, name: str) -> None:
     array = FUNCTIONS[function]()[name]
     wrong = [array[np.newaxis], array[..., 0], np.repeat(array, 2, axis=-1)]
-    if function == "find_candidates":
-        wrong = wrong[:2]  # any (V, H, W) is right
+    if name == "heatmaps":
+        wrong = wrong[:2]  # any H, W is right
     for other in map(np.ascontiguousarray, wrong):
         if other.ndim == 0:
             continue
@@ -130,8 +148,8 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("function", "changes"),
     [
-        ("draw_heatmaps", {"shape": (0, 9)}),
-        ("draw_heatmaps", {"shape": (8, -9)}),
+        ("draw_heatmaps", {"heatmaps": np.zeros((2, 3, 0, 9), dtype=np.float32)}),
+        ("draw_heatmaps", {"heatmaps": np.zeros((2, 4, 8, 9), dtype=np.float32)}),
         ("draw_heatmaps", {"sigma": (0.0, 1.0)}),
         ("draw_heatmaps", {"sigma": (1.0, math.nan)}),
         ("find_candidates", {"heatmaps": np.zeros((1, 0, 4), dtype=np.float32)}),
@@ -170,6 +188,20 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
         ("search_ls_chain", {"min_scale": 0.0, "max_scale": 0.0}),
         ("search_ls_chain", {"min_gap": -0.1}),
         ("search_ls_chain", {"min_present": 0}),
+        ("search_paper_order", {"anchors": (2, 2)}),
+        ("search_paper_order", {"anchors": (0, 7)}),
+        ("search_paper_order", {"min_gap": math.inf}),
+        ("search_paper_order", {"missing_costs": np.full(5, -1.0)}),
+        ("search_paper_order", {"n_best": 0}),
+        ("search_first_last", {"n_best": 0}),
+        ("search_first_last", {"max_scale": 0.5}),
+        ("search_first_last", {"score_weight": math.nan}),
+        ("search_first_last", {"missing_costs": np.full(5, math.inf)}),
+        ("search_ls_chain", {"borrow_cost": -1.0}),
+        ("search_ls_chain", {"borrow_cost": math.nan}),
+        ("search_ls_chain", {"offset_change_cost": math.inf}),
+        ("search_ls_chain", {"offset_start_cost": -1.0}),
+        ("search_ls_chain", {"tree_size": -1}),
         ("search_ls_chain", {"n_best": 0}),
         ("search_ls_chain", {"node_budget": 0}),
     ],
@@ -179,11 +211,18 @@ def test_wrong_value_is_a_value_error(function: str, changes: dict[str, Any]) ->
         call(function, **changes)
 
 
+def test_random_arguments_briefly() -> None:
+    outcomes = fuzz(2.0, 1)
+    assert {name.partition(":")[0] for name in outcomes} == {t.__name__ for t in TARGETS}
+
+
 def test_nothing_in_nothing_out() -> None:
-    drawn = call(
-        "draw_heatmaps", points=np.zeros((0, 3, 2)), visible=np.zeros((0, 3), dtype=np.bool_)
+    call(
+        "draw_heatmaps",
+        points=np.zeros((0, 3, 2)),
+        visible=np.zeros((0, 3), dtype=np.bool_),
+        heatmaps=np.zeros((0, 3, 8, 9), dtype=np.float32),
     )
-    assert drawn.shape == (0, 3, 8, 9)
     positions, scores, offsets = call(
         "find_candidates", heatmaps=np.zeros((0, 4, 4), dtype=np.float32)
     )
@@ -195,7 +234,9 @@ def test_nothing_in_nothing_out() -> None:
         "scores": np.zeros(0),
         "offsets": np.zeros(6, dtype=np.int64),
     }
-    for function in ("search_paper", "search_ls_chain"):
+    for function in FUNCTIONS:
+        if not function.startswith("search_"):
+            continue
         assert call(function, **empty)[0].shape == (0, 5)
 
 
@@ -203,12 +244,63 @@ def test_nothing_in_nothing_out() -> None:
 def test_arguments_are_not_modified(function: str, name: str) -> None:
     array = FUNCTIONS[function]()[name]
     array.flags.writeable = False
+    if (function, name) == ("draw_heatmaps", "heatmaps"):  # the one that is written to
+        with pytest.raises(ValueError, match="not writeable"):
+            call(function, **{name: array})
+        return
     before = array.copy()
     call(function, **{name: array})
     np.testing.assert_array_equal(array, before)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 31])
+def draw_buffer(buffer: _core.HeatmapBuffer, **changes: Any) -> None:
+    arguments = {name: draw_arguments()[name] for name in ("points", "visible", "sigma")}
+    buffer.draw(**arguments | changes)
+
+
+def test_a_buffer_checks_as_functions_do() -> None:
+    buffer = _core.HeatmapBuffer(2, 3, 8, 9)
+    draw_buffer(buffer)
+    wrong: list[dict[str, Any]] = [
+        {"points": np.zeros((2, 3, 3))},
+        {"points": np.zeros((3, 3, 2)), "visible": np.ones((3, 3), dtype=np.bool_)},
+        {"points": np.zeros((2, 2, 2)), "visible": np.ones((2, 2), dtype=np.bool_)},
+        {"visible": np.ones((2, 4), dtype=np.bool_)},
+        {"sigma": (0.0, 1.0)},
+    ]
+    for changes in wrong:
+        with pytest.raises(ValueError, match="must be"):
+            draw_buffer(buffer, **changes)
+    for name in ("points", "visible"):
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            draw_buffer(buffer, **{name: draw_arguments()[name].astype(np.float32)})
+    for shape in [(-1, 3, 8, 9), (1, -3, 8, 9), (1, 3, 0, 9), (1, 3, 8, -9), (2**32, 2**32, 1, 1)]:
+        with pytest.raises(ValueError, match=r"must be positive|must fit"):
+            _core.HeatmapBuffer(*shape)
+
+
+def test_a_buffer_outlives_its_name() -> None:
+    values = _core.HeatmapBuffer(2, 3, 8, 9).values
+    assert values.shape == (2, 3, 8, 9)
+    assert not values.flags.writeable
+    assert not values.any()
+
+
+def test_a_large_array_is_cleared_at_any_alignment() -> None:
+    """Larger than the last-level cache it is written past it, a cache line at a time."""
+    cells = 33 * 2**20 // 4
+    memory = np.empty(cells + 64, dtype=np.float32)
+    points, visible = np.full((1, 1, 2), np.nan), np.ones((1, 1), dtype=np.bool_)
+    for offset in (0, 1, 15, 16):
+        memory.fill(7.0)
+        array = memory[offset : offset + cells + 3].reshape(1, 1, 1, -1)
+        _core.draw_heatmaps(points, visible, (1.0, 1.0), array, clear=True)
+        assert not array.any()
+        assert (memory[:offset] == 7.0).all()
+        assert (memory[offset + cells + 3 :] == 7.0).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 31, 33, 34, 35, 66, 67])
 def test_borders_are_in_bounds(size: int) -> None:
     """Under the address sanitizer: peaks on every border, widths around the vector width."""
     rng = np.random.default_rng(size)
@@ -217,7 +309,11 @@ def test_borders_are_in_bounds(size: int) -> None:
         found = call("find_candidates", heatmaps=heatmaps, max_candidates=1000, radius_mm=0.0)
         assert found[2][-1] > 0
         points = rng.uniform(-3, size + 3, (2, 3, 2))
-        call("draw_heatmaps", points=points, shape=shape, sigma=(0.5, 30.0))
+        drawn = np.empty((2, 3, *shape), dtype=np.float32)
+        call("draw_heatmaps", points=points, heatmaps=drawn, sigma=(0.5, 30.0))
+        buffer = _core.HeatmapBuffer(2, 3, *shape)
+        for _ in range(2):
+            draw_buffer(buffer, points=points, sigma=(0.5, 30.0))
 
 
 def test_extreme_values_are_in_bounds() -> None:
@@ -228,21 +324,25 @@ def test_extreme_values_are_in_bounds() -> None:
         call("find_candidates", heatmaps=heatmaps, radius_mm=1e300)
         call("find_candidates", heatmaps=heatmaps, max_candidates=2**62, radius_mm=0.0)
         call("draw_heatmaps", points=np.full((2, 3, 2), value))
+        draw_buffer(_core.HeatmapBuffer(2, 3, 8, 9), points=np.full((2, 3, 2), value))
     for scale in (0.0, 1e-300, 1e150, 1e300):
         positions = scale * np.random.default_rng(0).normal(size=(10, 2))
         call("search_paper", positions_mm=positions)
+        call("search_paper_order", positions_mm=positions)
+        call("search_first_last", positions_mm=positions)
         call("search_ls_chain", positions_mm=positions)
         call("search_ls_chain", positions_mm=positions, max_rotation_rad=math.pi)
 
 
 def long_draw() -> Callable[[], Any]:
     points, visible = np.full((40, 23, 2), 100.0), np.ones((40, 23), dtype=np.bool_)
-    return lambda: _core.draw_heatmaps(points, visible, (256, 256), (60.0, 60.0))
+    heatmaps = np.empty((40, 23, 256, 256), dtype=np.float32)
+    return lambda: _core.draw_heatmaps(points, visible, (60.0, 60.0), heatmaps, clear=True)
 
 
 def long_find() -> Callable[[], Any]:
     heatmaps = np.random.default_rng(0).random((30, 512, 512), dtype=np.float32)
-    return lambda: _core.find_candidates(heatmaps, 0.1, 0.0, 20.0, (1.0, 1.0), 100)
+    return lambda: _core.find_candidates(heatmaps, 0.1, 0.0, 20.0, (1.0, 1.0), 100, portable=True)
 
 
 def long_paper() -> Callable[[], Any]:
@@ -251,7 +351,7 @@ def long_paper() -> Callable[[], Any]:
     positions, scores = rng.normal(size=(5 * count, 2)), np.ones(5 * count)
     offsets = np.arange(6, dtype=np.int64) * count
     template = paper_arguments()["template_mm"]
-    return lambda: _core.search_paper(positions, scores, offsets, template, (0, 4), False, 1)
+    return lambda: _core.search_paper(positions, scores, offsets, template, (0, 4), False, 1, True)
 
 
 def long_ls_chain() -> Callable[[], Any]:
@@ -265,6 +365,7 @@ def long_ls_chain() -> Callable[[], Any]:
         "disc_weights": np.ones(23),
         "pair_weights": np.ones((23, 23)),
         "missing_costs": np.full(23, 300.0),
+        "borrow_cost": math.inf,
         "node_budget": 300_000,
     }
     return lambda: _core.search_ls_chain(**arguments)

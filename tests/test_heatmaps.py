@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import oracles
 
-from ivdtool.heatmaps import Heatmaps, cells_to_pixels, draw_heatmaps, pixels_to_cells
+from ivdtool.heatmaps import (
+    HeatmapBuffer,
+    Heatmaps,
+    cells_to_pixels,
+    draw_heatmaps,
+    pixels_to_cells,
+)
 
 CUT_OFF = 5e-4
 
@@ -55,6 +61,85 @@ def test_point_far_outside_gives_zeros(far: float) -> None:
 def test_point_just_outside_reaches_in() -> None:
     drawn = draw_heatmaps([[[-1.0, 3.0]]], [[True]], (8, 8), 1.0)[0, 0]
     assert drawn[0, 3] == pytest.approx(np.exp(-0.5))
+
+
+def test_an_array_is_overwritten() -> None:
+    points, visible = [[[3.0, 4.0], [5.5, 1.0]]], [[True, True]]
+    fresh = draw_heatmaps(points, visible, (8, 6), 1.5)
+    out = np.full((1, 2, 8, 6), np.nan, dtype=np.float32)
+    assert draw_heatmaps(points, visible, (8, 6), 1.5, out) is out
+    np.testing.assert_array_equal(out, fresh)
+    with pytest.raises(ValueError, match=r"out must be \(1, 2, 8, 7\)"):
+        draw_heatmaps(points, visible, (8, 7), 1.5, out)
+    with pytest.raises(TypeError, match="incompatible"):
+        draw_heatmaps(points, visible, (8, 6), 1.5, out.astype(np.float64))
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="writeable"):
+        draw_heatmaps(points, visible, (8, 6), 1.5, out)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    batch=st.integers(0, 2),
+    channels=st.integers(0, 3),
+    calls=st.lists(
+        st.tuples(st.integers(0, 2**32), st.floats(0.1, 20), st.floats(0.1, 20)), max_size=6
+    ),
+)
+def test_a_buffer_equals_fresh_heatmaps(
+    shape: tuple[int, int], batch: int, channels: int, calls: list[tuple[int, float, float]]
+) -> None:
+    """Bit for bit, after any calls: in and out of the frame, invisible, unknown, other sigmas."""
+    buffer = HeatmapBuffer(batch, channels, shape)
+    assert not buffer.values.any()
+    for seed, *sigma in calls:
+        rng = np.random.default_rng(seed)
+        points = rng.uniform(-30, 70, (batch, channels, 2))
+        points[rng.random(points.shape) < 0.1] = rng.choice([np.nan, np.inf, -1e300])
+        visible = rng.random((batch, channels)) < 0.8
+        drawn = buffer.draw(points, visible, (sigma[0], sigma[1]))
+        assert drawn is buffer.values
+        fresh = draw_heatmaps(points, visible, shape, (sigma[0], sigma[1]))
+        assert drawn.tobytes() == fresh.tobytes()
+
+
+def test_a_refused_call_leaves_the_buffer_alone() -> None:
+    buffer = HeatmapBuffer(1, 1, (8, 8))
+    before = buffer.draw([[[3.0, 3.0]]], [[True]], 1.0).copy()
+    for points, visible, sigma in [
+        (np.zeros((1, 2, 2)), np.ones((1, 2)), 1.0),
+        (np.zeros((1, 1, 2)), np.ones((1, 2)), 1.0),
+        (np.zeros((1, 1, 2)), np.ones((1, 1)), -1.0),
+    ]:
+        with pytest.raises(ValueError, match="must be"):
+            buffer.draw(points, visible, sigma)
+    np.testing.assert_array_equal(buffer.values, before)
+    with pytest.raises(ValueError, match="read-only"):
+        buffer.values[0, 0, 0, 0] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "shape"), [(-1, 1, (4, 4)), (1, -1, (4, 4)), (1, 1, (0, 4))]
+)
+def test_a_buffer_has_a_shape(batch: int, channels: int, shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="no heatmaps have shape"):
+        HeatmapBuffer(batch, channels, shape)
+
+
+@pytest.mark.parametrize("sigma", [1e-300, 1e-3, 1e300])
+def test_extreme_sigma(sigma: float) -> None:
+    drawn = draw_heatmaps([[[3.0, 4.0], [3.5, 4.5]]], [[True, True]], (8, 9), sigma)[0]
+    assert np.isfinite(drawn).all()
+    assert drawn[0, 3, 4] == 1.0
+    assert drawn.sum() == (1.0 if sigma < 1 else drawn.size)
+
+
+def test_wide_gaussians_stay_exact() -> None:
+    """Values are made from cell to cell; errors must not add up over thousands of cells."""
+    points = np.array([[[1.3, 2000.7], [1.0, -3000.0]]])
+    drawn = draw_heatmaps(points, [[True, True]], (3, 6000), (2.0, 1500.0))
+    exact = oracles.draw_gaussians(points, np.ones((1, 2)) > 0, (3, 6000), np.array([2.0, 1500.0]))
+    np.testing.assert_allclose(drawn[drawn > 0], exact[drawn > 0], rtol=2e-7)
 
 
 def test_no_points() -> None:

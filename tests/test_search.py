@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -67,14 +68,18 @@ def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[s
         "max_scale": max_scale,
         "min_gap": float(rng.choice([0.0, 0.25, 0.6])),
         "min_present": int(rng.choice([1, 2, 3])),
+        "borrow_cost": math.inf,
+        "offset_change_cost": 0.0,
+        "offset_start_cost": 0.0,
         "n_best": int(rng.choice([1, 4])),
         "node_budget": 10**7,
         "with_margins": True,
+        "tree_size": 0,
     }
 
 
 def assert_agrees(result: tuple[Any, ...], exact: oracles.Enumeration, n_best: int) -> None:
-    choices, costs, _, _, margins, proved, _, optimal, lower_bound = result
+    choices, costs, _, _, margins, proved, _, optimal, lower_bound = result[:9]
     order = exact.order
     assert optimal
     assert len(choices) == min(n_best, len(order))
@@ -121,7 +126,57 @@ def test_paper_agrees_with_enumeration(channels: int, most: int, squared: bool) 
         arguments |= {"anchors": (first, second), "squared": squared}
         exact = oracles.enumerate_paper(**arguments)
         for n_best in (1, 5):
-            result = _core.search_paper(**arguments, scores=problem["scores"], n_best=n_best)
+            result = _core.search_paper(
+                **arguments, scores=problem["scores"], n_best=n_best, with_margins=True
+            )
+            assert_agrees(result, exact, n_best)
+
+
+@pytest.mark.parametrize(("channels", "most"), [(1, 3), (2, 3), (3, 3), (4, 2), (5, 2)])
+def test_borrowed_candidates_agree_with_enumeration(channels: int, most: int) -> None:
+    for seed in range(150):
+        rng = np.random.default_rng([seed, channels, most, 5])
+        arguments = random_problem(rng, channels, most) | {
+            "borrow_cost": float(rng.choice([0.0, 10.0, 100.0])),
+            "offset_change_cost": float(rng.choice([0.0, 40.0, 200.0])),
+            "offset_start_cost": float(rng.choice([0.0, 30.0])),
+        }
+        exact = oracles.enumerate_ls_chain(arguments)
+        assert_agrees(_core.search_ls_chain(**arguments), exact, arguments["n_best"])
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize(("channels", "most"), [(2, 4), (4, 4), (5, 3), (6, 3), (7, 2)])
+def test_paper_order_agrees_with_enumeration(channels: int, most: int, squared: bool) -> None:
+    for seed in range(120):
+        rng = np.random.default_rng([seed, channels, most, 6])
+        problem = random_problem(rng, channels, most)
+        first, second = rng.choice(channels, 2, replace=False).tolist()
+        names = ("positions_mm", "offsets", "template_mm", "min_gap")
+        arguments = {name: problem[name] for name in names} | {
+            "missing_costs": rng.uniform(0, 0.3, channels),
+            "anchors": (first, second),
+            "squared": squared,
+        }
+        exact = oracles.enumerate_paper_order(**arguments)
+        for n_best in (1, 5):
+            result = _core.search_paper_order(
+                **arguments, scores=problem["scores"], n_best=n_best, with_margins=True
+            )
+            assert_agrees(result, exact, n_best)
+
+
+@pytest.mark.parametrize(("channels", "most"), [(1, 3), (2, 4), (3, 4), (4, 4), (5, 3), (6, 3)])
+def test_first_last_agrees_with_enumeration(channels: int, most: int) -> None:
+    names = ["positions_mm", "scores", "offsets", "template_mm", "missing_costs", "score_weight"]
+    names += ["max_rotation_rad", "min_scale", "max_scale", "min_gap"]
+    for seed in range(200):
+        rng = np.random.default_rng([seed, channels, most, 7])
+        problem = random_problem(rng, channels, most)
+        arguments = {name: problem[name] for name in names}
+        exact = oracles.enumerate_first_last(arguments)
+        for n_best in (1, 5):
+            result = _core.search_first_last(**arguments, n_best=n_best, with_margins=True)
             assert_agrees(result, exact, n_best)
 
 
@@ -601,6 +656,322 @@ def test_paper_needs_five_discs_or_anchors() -> None:
     assert found.labels == labels
 
 
+# The modes between.
+
+
+def test_first_last_fits_the_ends_exactly() -> None:
+    """Scaled by 1.1 and turned; the disc in the middle is 3 mm off, the second one absent."""
+    spine = 30 * np.arange(5) * 1.1 * np.exp(0.1j) + (20 + 60j)
+    spine[2] += 3j
+    channels = [[(float(p.real), float(p.imag), 1.0)] for p in spine]
+    channels[1] = []
+    config = SearchConfig(mode="first_last")
+    found = search_skeleton(candidates_of(channels), straight_skeleton(), config)
+    assert found.labels == (3, 5, 6, 7)
+    assert found.terms == pytest.approx(
+        {"shape_mm2": (3 / 1.1) ** 2, "score_mm2": 0.0, "missing_mm2": 300.0}
+    )
+    assert found.scale == pytest.approx(1 / 1.1)
+    assert found.rotation_rad == pytest.approx(-0.1)
+    assert found.shift_margin is None
+    assert found.optimal
+
+
+def test_first_last_needs_no_given_anchor() -> None:
+    """The paper's discs v1 and v5 are absent."""
+    channels = straight_candidates()
+    channels[0], channels[4] = [], []
+    config = SearchConfig(mode="first_last")
+    found = search_skeleton(candidates_of(channels), straight_skeleton(), config)
+    assert found.labels == (4, 5, 6)
+    assert found.cost == pytest.approx(600)
+
+
+def test_paper_order_leaves_out_what_is_not_in_order() -> None:
+    """Discs 4 and 5 swapped; equation 3 alone keeps both."""
+    channels = straight_candidates()
+    channels[1], channels[2] = channels[2], channels[1]
+    candidates, skeleton = candidates_of(channels), straight_skeleton()
+    unordered = search_skeleton(candidates, skeleton, SearchConfig(mode="paper"))
+    assert unordered.labels == (3, 4, 5, 6, 7)
+    config = SearchConfig(mode="paper_order")
+    found = search_skeleton(candidates, skeleton, config)
+    assert found.labels == (3, 6, 7)
+    assert found.cost == pytest.approx(2 * math.sqrt(300) / 120)
+    assert found.terms == pytest.approx({"shape": 0.0, "missing": found.cost})
+    squared = search_skeleton(candidates, skeleton, replace(config, norm="l2"))
+    assert squared.cost == pytest.approx(math.sqrt(2 * 300) / 120)
+
+
+def test_huge_missing_costs_swallow_nothing() -> None:
+    """Differences of prefix sums would be inexact here; found by tests/fuzz_core.py."""
+    names = ["positions_mm", "scores", "offsets", "template_mm", "missing_costs", "score_weight"]
+    names += ["max_rotation_rad", "min_scale", "max_scale", "min_gap"]
+    for seed in range(40):
+        problem = random_problem(np.random.default_rng([seed, 9]), 5, 3)
+        arguments = {name: problem[name] for name in names}
+        arguments["missing_costs"][seed % 5] = 1e300
+        exact = oracles.enumerate_first_last(arguments)
+        result = _core.search_first_last(**arguments, n_best=5, with_margins=True)
+        np.testing.assert_allclose(result[1], exact.costs[exact.order[:5]], rtol=1e-9, atol=1e-8)
+
+
+@pytest.mark.parametrize("mode", ["first_last", "paper_order"])
+def test_modes_between_without_a_labelling(mode: Any) -> None:
+    channels = straight_candidates()[:1] + [[]] * 4
+    found = search_skeleton(candidates_of(channels), straight_skeleton(), SearchConfig(mode=mode))
+    assert found.labels == ()
+    assert found.optimal
+    assert sum(found.terms.values()) == pytest.approx(found.cost)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    angle=st.floats(-0.2, 0.2),
+    scale=st.floats(0.5, 2.0),
+    shift=st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)),
+)
+def test_first_last_is_invariant(
+    seed: int, angle: float, scale: float, shift: tuple[float, float]
+) -> None:
+    names = ("positions_mm", "scores", "offsets", "template_mm", "missing_costs", "score_weight")
+    problem = banded_problem(seed)
+    arguments = {name: problem[name] for name in names} | {
+        "max_rotation_rad": math.pi,
+        "min_scale": 0.0,
+        "max_scale": math.inf,
+        "min_gap": 0.0,
+        "n_best": 3,
+        "with_margins": True,
+    }
+    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    moved = scale * arguments["positions_mm"] @ rotation + shift
+    before = _core.search_first_last(**arguments)
+    after = _core.search_first_last(**arguments | {"positions_mm": moved})
+    np.testing.assert_array_equal(before[0][:1], after[0][:1])
+    np.testing.assert_allclose(before[1], after[1], rtol=1e-8, atol=1e-6)
+    np.testing.assert_allclose(before[4], after[4], rtol=1e-8, atol=1e-6)
+
+
+def test_margins_are_optional() -> None:
+    arguments = banded_problem(3)
+    assert len(_core.search_ls_chain(**arguments | {"with_margins": False})[4]) == 0
+    paper = {name: arguments[name] for name in ("positions_mm", "scores", "offsets", "template_mm")}
+    paper |= {"anchors": (1, 5), "squared": False, "n_best": 2}
+    plain = _core.search_paper(**paper, with_margins=False)
+    full = _core.search_paper(**paper, with_margins=True)
+    np.testing.assert_array_equal(plain[0], full[0])
+    assert len(plain[4]) == 0
+    assert len(full[4]) == 8
+
+
+@pytest.mark.parametrize("mode", ["ls_chain", "first_last", "paper", "paper_order"])
+def test_search_without_margins(mode: Any) -> None:
+    candidates, skeleton = candidates_of(straight_candidates()), straight_skeleton()
+    plain = search_skeleton(candidates, skeleton, SearchConfig(mode=mode, margins=False))
+    full = search_skeleton(candidates, skeleton, SearchConfig(mode=mode))
+    assert plain.choice.tolist() == full.choice.tolist()
+    assert plain.cost == full.cost
+    assert np.isnan(plain.margins).all()
+    assert np.isnan(plain.posteriors).all()
+    assert not plain.margins_proved.any()
+    assert plain.shift_margin is None
+
+
+# Learnt weights, borrowed candidates, certainty.
+
+
+def test_learnt_weights_follow_the_spread() -> None:
+    """Two discs each 4 mm off; the one that varies less in training costs more."""
+    skeleton = replace(straight_skeleton(), disc_sd_mm=np.array([2.0, 1.0, 2.0, 4.0, 2.0]))
+    config = SearchConfig(
+        weights="learnt", chain_weight=0, max_rotation_rad=0, min_scale=1, max_scale=1
+    )
+    costs = []
+    for channel in (1, 3):
+        channels = straight_candidates()
+        [(row, col, score)] = channels[channel]
+        channels[channel] = [(row, col + 4, score)]
+        costs.append(search_skeleton(candidates_of(channels), skeleton, config).cost)
+    weights = skeleton.disc_weights()
+    np.testing.assert_allclose(weights * skeleton.disc_sd_mm**2, 5.8)
+    spare = weights.sum() - weights
+    np.testing.assert_allclose(costs, (weights * spare / weights.sum() * 16)[[1, 3]])
+
+
+def test_learnt_missing_costs_follow_the_rates() -> None:
+    skeleton = replace(straight_skeleton(), missing_rate=np.array([0.5, 0.0, 0.9, 0.5, 1.0]))
+    channels = straight_candidates()
+    channels[2] = []
+    config = SearchConfig(weights="learnt")
+    found = search_skeleton(candidates_of(channels), skeleton, config)
+    assert found.cost == pytest.approx(300 - 60 * math.log(9))
+    channels[2], channels[1] = straight_candidates()[2], []
+    found = search_skeleton(candidates_of(channels), skeleton, config)
+    assert found.cost == pytest.approx(300 + 60 * math.log(49))  # as if it were missing in 2 %
+
+
+def test_posterior_is_a_logistic_of_the_margin() -> None:
+    channels = straight_candidates()
+    channels[4].append((130.0, 54.0, 1.0))
+    found = search_skeleton(candidates_of(channels), straight_skeleton())
+    np.testing.assert_allclose(found.posteriors, 1 / (1 + np.exp(-found.margins / 60)))
+    assert found.posteriors[4] < found.posteriors[0]
+    assert (found.posteriors >= 0.5).all()
+
+
+def stepped_skeleton() -> Skeleton:
+    """Steps that differ from level to level, so that geometry knows the level."""
+    rows = np.cumsum(25 + 8 * np.sin(1.7 * np.arange(23)))
+    return replace(
+        straight_skeleton(LABELS), mean_mm=np.stack([rows - rows[0], np.zeros(23)], axis=1)
+    )
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_whole_shift_of_the_network_is_recognised(offset: int) -> None:
+    """Every channel fires on the disc above (or below); the steps tell."""
+    skeleton = stepped_skeleton()
+    channels: list[list[tuple[float, float, float]]] = [[] for _ in LABELS]
+    for i in range(5, 17):
+        channels[i + offset] = [(float(skeleton.mean_mm[i, 0]), 40.0, 0.9)]
+    candidates = candidates_of(channels, LABELS)
+    narrow = SearchConfig(min_scale=0.95, max_scale=1.05)
+    found = search_skeleton(candidates, skeleton, replace(narrow, borrow_mm2=0.0))
+    assert found.labels == tuple(range(8, 20))
+    assert found.offsets.tolist() == [offset] * 12
+    assert found.terms["offset_mm2"] == (100 if offset else 0)  # one event, one price
+    own = search_skeleton(candidates, skeleton, narrow)
+    assert "offset_mm2" not in own.terms
+    assert (own.labels == found.labels) == (offset == 0)
+
+
+def test_shift_within_the_spine_is_charged_once() -> None:
+    skeleton = stepped_skeleton()
+    channels: list[list[tuple[float, float, float]]] = [[] for _ in LABELS]
+    for i in range(5, 17):
+        channels[i + (i >= 11)].append((float(skeleton.mean_mm[i, 0]), 40.0, 1.0))
+    config = SearchConfig(borrow_mm2=2.0, min_scale=0.95, max_scale=1.05)
+    found = search_skeleton(candidates_of(channels, LABELS), skeleton, config)
+    assert found.offsets.tolist() == [0] * 6 + [1] * 6
+    assert found.terms["offset_mm2"] == 300 + 6 * 2
+
+
+# What the search tells of itself.
+
+
+def test_statistics_count_every_node_once() -> None:
+    arguments = random_problem(np.random.default_rng([2, 3]), 12, 4) | {"tree_size": 10**6}
+    result = _core.search_ls_chain(**arguments)
+    fates, depth, improvements, tree, bounds = result[9:]
+    assert fates[0] == result[6] + 1  # the root is expanded, but not counted as taken
+    np.testing.assert_array_equal(np.bincount(tree[:, 3], minlength=6), fates)
+    assert len(tree) == len(bounds) == fates.sum()
+    assert tree[0].tolist() == [-1, -1, -1, 0]
+    assert (tree[1:, 0] < np.arange(1, len(tree))).all()  # parents come first
+    assert (tree[tree[1:, 0], 3] == 0).all()  # only expanded nodes have children
+    assert (bounds[1:] >= bounds[tree[1:, 0]] - 1e-6).all()  # bounds rise from root to leaf
+    assert (np.diff(improvements[:, 1]) < 0).all()
+    assert (np.diff(improvements[:, 0]) >= 0).all()
+    assert improvements[-1, 1] == result[1][0]
+    assert 0 < depth <= 12
+
+
+def test_unreached_nodes_are_counted_when_the_budget_is_spent() -> None:
+    rng = np.random.default_rng(0)
+    channels = [
+        [(30.0 * i + rng.normal(0, 8), 50 + rng.normal(0, 8), 0.5) for _ in range(5)]
+        for i in range(23)
+    ]
+    config = SearchConfig(node_budget=10)
+    candidates = candidates_of(channels, LABELS)
+    found = search_skeleton(candidates, straight_skeleton(LABELS), config, tree_size=50)
+    assert found.statistics.fates["budget"] > 0
+    assert found.statistics.fates["expanded"] == 11
+    assert len(found.statistics.tree) == 50
+    assert found.statistics.improvements[-1][1] == pytest.approx(found.cost)
+
+
+# Agreement at sizes that no enumeration reaches, and accuracy.
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_prunings_agree_at_full_size(seed: int) -> None:
+    """23 discs with up to 6 candidates: a longer list of alternatives prunes less."""
+    arguments = random_problem(np.random.default_rng([seed, 78]), 23, 6) | {"with_margins": False}
+    one = _core.search_ls_chain(**arguments | {"n_best": 1})
+    many = _core.search_ls_chain(**arguments | {"n_best": 12})
+    assert one[7]
+    assert many[7]
+    np.testing.assert_array_equal(one[0], many[0][:1])
+    assert one[1][0] == pytest.approx(many[1][0], rel=1e-12)
+    names = ("positions_mm", "scores", "offsets", "template_mm", "missing_costs", "score_weight")
+    names_of_limits = ("max_rotation_rad", "min_scale", "max_scale", "min_gap")
+    shared = {name: arguments[name] for name in (*names, *names_of_limits)}
+    flat = arguments | {"chain_weight": 0.0, "disc_weights": np.ones(23), "min_present": 2}
+    ends = _core.search_first_last(**shared, n_best=1, with_margins=False)
+    fitted = _core.search_ls_chain(**flat | {"n_best": 1})
+    if len(ends[0]) > 0:
+        assert fitted[1][0] <= ends[1][0] * (1 + 1e-9)  # least squares fits no worse
+
+
+ACCURACY = [
+    (24, "clean", 0.97),
+    (24, "missing", 0.97),
+    (24, "shift", 0.97),
+    (24, "anchor", 0.97),
+    (11, "clean", 0.98),
+    (11, "shift", 0.98),
+    (11, "missing", 0.90),
+    (11, "anchor", 0.85),
+]
+
+
+@pytest.mark.parametrize(("discs", "scenario", "least"), ACCURACY)
+def test_accuracy_on_synthetic_stacks(
+    stacks: ModuleType, discs: int, scenario: str, least: float
+) -> None:
+    """Four candidates per disc, half of the wrong ones on other discs; the default settings."""
+    template = stacks.skeleton_mm(discs)
+    size = 256 if discs == 11 else 512
+    mm = float(np.linalg.norm(template[-1] - template[0])) / (0.83 * size)  # of a pixel, roughly
+    upper = np.triu_indices(discs, 1)
+    pairs = np.zeros((discs, discs))
+    pairs[upper] = 1 / (upper[1] - upper[0])
+    config = SearchConfig()
+    right = []
+    for seed in range(20):
+        case = stacks.make_case(31_000 + seed, discs, size, size, 4, scenario)
+        table = np.array([point for points in case["chans"] for point in points])
+        found = _core.search_ls_chain(
+            positions_mm=table[:, :2] * mm,
+            scores=table[:, 2].copy(),
+            offsets=np.cumsum([0, *map(len, case["chans"])]),
+            template_mm=template,
+            disc_weights=np.ones(discs),
+            pair_weights=pairs,
+            missing_costs=np.full(discs, config.missing_penalty_mm2),
+            score_weight=config.score_weight_mm2,
+            chain_weight=config.chain_weight,
+            max_rotation_rad=config.max_rotation_rad,
+            min_scale=config.min_scale,
+            max_scale=config.max_scale,
+            min_gap=config.min_gap,
+            min_present=config.min_present,
+            borrow_cost=math.inf,
+            offset_change_cost=config.offset_change_mm2,
+            offset_start_cost=config.offset_start_mm2,
+            n_best=1,
+            node_budget=config.node_budget,
+            with_margins=False,
+            tree_size=0,
+        )
+        points = [tuple(table[row, :2]) if row >= 0 else None for row in found[0][0]]
+        right.append(stacks.score(case, points)["acc"])
+    assert np.mean(right) >= least
+
+
 # Arguments.
 
 
@@ -621,6 +992,11 @@ def test_paper_needs_five_discs_or_anchors() -> None:
         ("node_budget", 0),
         ("n_best", 0),
         ("anchors", (3, 3)),
+        ("weights", "guessed"),
+        ("temperature_mm2", 0.0),
+        ("borrow_mm2", -1.0),
+        ("offset_change_mm2", math.inf),
+        ("offset_start_mm2", -2.0),
     ],
 )
 def test_config_refuses(setting: str, value: Any) -> None:

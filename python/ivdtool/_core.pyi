@@ -20,6 +20,11 @@ ResultTuple: TypeAlias = tuple[
     int,
     bool,
     float,
+    IndexArray,
+    int,
+    DoubleArray,
+    IndexArray,
+    DoubleArray,
 ]
 
 __version__: str
@@ -28,9 +33,17 @@ __debug_build__: bool
 def draw_heatmaps(
     points: DoubleArray,
     visible: BoolArray,
-    shape: tuple[int, int],
     sigma: tuple[float, float],
-) -> FloatArray: ...
+    heatmaps: FloatArray,
+    clear: bool,
+) -> None: ...
+
+class HeatmapBuffer:
+    def __init__(self, batch: int, channels: int, rows: int, cols: int) -> None: ...
+    def draw(self, points: DoubleArray, visible: BoolArray, sigma: tuple[float, float]) -> None: ...
+    @property
+    def values(self) -> FloatArray: ...
+
 def find_candidates(
     heatmaps: FloatArray,
     threshold: float,
@@ -38,6 +51,7 @@ def find_candidates(
     radius_mm: float,
     spacing_mm: tuple[float, float],
     max_candidates: int,
+    portable: bool,
 ) -> tuple[DoubleArray, DoubleArray, IndexArray]: ...
 def search_paper(
     positions_mm: DoubleArray,
@@ -47,6 +61,33 @@ def search_paper(
     anchors: tuple[int, int],
     squared: bool,
     n_best: int,
+    with_margins: bool,
+) -> ResultTuple: ...
+def search_paper_order(
+    positions_mm: DoubleArray,
+    scores: DoubleArray,
+    offsets: IndexArray,
+    template_mm: DoubleArray,
+    missing_costs: DoubleArray,
+    anchors: tuple[int, int],
+    squared: bool,
+    min_gap: float,
+    n_best: int,
+    with_margins: bool,
+) -> ResultTuple: ...
+def search_first_last(
+    positions_mm: DoubleArray,
+    scores: DoubleArray,
+    offsets: IndexArray,
+    template_mm: DoubleArray,
+    missing_costs: DoubleArray,
+    score_weight: float,
+    max_rotation_rad: float,
+    min_scale: float,
+    max_scale: float,
+    min_gap: float,
+    n_best: int,
+    with_margins: bool,
 ) -> ResultTuple: ...
 def search_ls_chain(
     positions_mm: DoubleArray,
@@ -63,7 +104,11 @@ def search_ls_chain(
     max_scale: float,
     min_gap: float,
     min_present: int,
+    borrow_cost: float,
+    offset_change_cost: float,
+    offset_start_cost: float,
     n_best: int,
     node_budget: int,
     with_margins: bool,
+    tree_size: int,
 ) -> ResultTuple: ...

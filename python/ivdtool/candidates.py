@@ -69,11 +69,13 @@ class Candidates:
             raise ValueError(f"{count} scores but positions of shape {self.positions.shape}")
         if self.offsets.shape != (len(self.labels) + 1,):
             raise ValueError(f"{len(self.labels)} labels but offsets of shape {self.offsets.shape}")
-        if self.offsets[0] != 0 or self.offsets[-1] != count or (np.diff(self.offsets) < 0).any():
+        falls = (self.offsets[1:] < self.offsets[:-1]).any()
+        if self.offsets[0] != 0 or self.offsets[-1] != count or falls:
             raise ValueError(f"offsets must rise from 0 to {count}, not {self.offsets}")
         if not (np.isfinite(self.positions).all() and np.isfinite(self.scores).all()):
             raise ValueError("positions and scores must be finite")
-        if not all(0 < mm < math.inf for mm in self.spacing_mm):
+        row_mm, col_mm = self.spacing_mm
+        if not (0 < row_mm < math.inf and 0 < col_mm < math.inf):
             raise ValueError(f"spacing_mm must be two positive numbers, not {self.spacing_mm}")
 
     @property
@@ -86,7 +88,9 @@ class Candidates:
         return slice(int(self.offsets[channel]), int(self.offsets[channel + 1]))
 
 
-def find_candidates(heatmaps: Heatmaps, config: CandidateConfig | None = None) -> Candidates:
+def find_candidates(
+    heatmaps: Heatmaps, config: CandidateConfig | None = None, *, portable: bool = False
+) -> Candidates:
     """Find the peaks of every channel (paper 1, section 3.3: "several candidates").
 
     A peak is larger than its eight neighbours, at the border than those it has. Of equal
@@ -96,7 +100,9 @@ def find_candidates(heatmaps: Heatmaps, config: CandidateConfig | None = None) -
     value^2, at most 7 x 7 cells that fall from the peak to 0.15 of it, exact for a Gaussian), its
     maximum is the position, at most one cell away; otherwise the cell itself.
 
-    The heatmaps must not be modified by another thread during the call.
+    The heatmaps must not be modified by another thread during the call. `portable` keeps to
+    instructions that every processor has, for tests and measurements: the answer is the same, bit
+    for bit.
 
     Raises:
         ValueError: heatmaps without rows or columns.
@@ -111,6 +117,7 @@ def find_candidates(heatmaps: Heatmaps, config: CandidateConfig | None = None) -
         config.radius_mm,
         heatmaps.spacing_mm,
         config.max_candidates,
+        portable,
     )
     row_mm, col_mm = heatmaps.spacing_mm
     return Candidates(

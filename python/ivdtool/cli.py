@@ -14,6 +14,7 @@ from ivdtool import __version__
 from ivdtool.errors import InputError, IvdtoolError, UsageError
 
 if TYPE_CHECKING:
+    from ivdtool.metadata import ModelInfo
     from ivdtool.pipeline import Result
 
 __all__ = ["cli", "main"]
@@ -129,6 +130,10 @@ _threads = click.option("--threads", type=click.IntRange(1), help="CPU threads o
 @click.option("--slab-mm", type=click.FloatRange(0, min_open=True), help="Thickness to average.")
 @click.option("--normalisation", type=click.Choice(["percentile", "minmax"]))
 @click.option("--middle", is_flag=True, help="Take the middle slices; do not look for the spine.")
+@click.option("--explain", is_flag=True, help="Print what the skeleton search weighed and did.")
+@click.option(
+    "--explain-tree", type=click.Path(path_type=Path), help="PNG of the search tree; one image."
+)
 @click.option("--reproducible", is_flag=True, help="Leave the date out: same input, same bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the sidecar instead of a table.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -146,6 +151,8 @@ def label(
     slab_mm: float | None,
     normalisation: str | None,
     middle: bool,
+    explain: bool,
+    explain_tree: Path | None,
     reproducible: bool,
     as_json: bool,
     quiet: bool,
@@ -160,6 +167,8 @@ def label(
     _start_log(log_file)
     which = _volume_option(volume)
     paths = _find_images(images)
+    if explain_tree is not None and len(paths) > 1:
+        raise UsageError("--explain-tree draws the search of one image only")
 
     started = time.perf_counter()
     from ivdtool.files import nifti_stem
@@ -200,6 +209,8 @@ def label(
             click.echo(f"Warning: {path}: {warning}", err=True)
         if not (quiet or as_json):
             _print_discs(path, result, outputs.get(path))
+        if explain or explain_tree is not None:
+            _explain(result, loaded.info, explain and not as_json, explain_tree)
         if verbose:
             _print_times({"start-up": start_up, **seconds})
     if as_json:
@@ -288,6 +299,15 @@ def _print_discs(path: Path, result: "Result", output: Path | None) -> None:
             f"  {disc.label:>5}  {disc.name:<8} {x:9.2f} {y:9.2f} {z:9.2f}   {disc.score:5.2f}"
             f"  {disc.confidence:10.2f}"
         )
+
+
+def _explain(result: "Result", info: "ModelInfo", to_terminal: bool, tree: Path | None) -> None:
+    from ivdtool.explain import explain_search, write_tree
+
+    if to_terminal:
+        click.echo(explain_search(result.candidates, info.skeleton, info.search, result.assignment))
+    if tree is not None:
+        write_tree(tree, result.candidates, info.skeleton, info.search)
 
 
 def _print_times(seconds: dict[str, float]) -> None:
@@ -463,3 +483,88 @@ def show_model(model: str | None, as_json: bool, log_file: Path | None) -> None:
         click.echo(loaded.info.to_json())
     else:
         click.echo(describe_model(loaded.info, loaded.sha256, model_path(model)))
+
+
+@cli.command()
+@click.argument("stages", nargs=-1, metavar="[heatmaps|candidates|search|pipeline]...")
+@click.option("--quick", is_flag=True, help="Small sizes and few rounds: a check, not a figure.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures.")
+@click.option("--plot", type=click.Path(path_type=Path), help="PNG of search time over K^V.")
+@_log_file
+def benchmark(
+    stages: tuple[str, ...],
+    quick: bool,
+    json_file: Path | None,
+    plot: Path | None,
+    log_file: Path | None,
+) -> None:
+    """Time the stages beside floors, the papers' algorithms and other libraries.
+
+    All in one run, in turns, every answer checked. Without a stage, all of them. Other libraries
+    take part where they are installed: pip install 'ivdtool[benchmark]'.
+    """
+    _start_log(log_file)
+    from ivdtool.benchmark.report import (
+        STAGES,
+        format_report,
+        plot_search,
+        run_benchmarks,
+        write_reports,
+    )
+
+    if unknown := sorted(set(stages) - set(STAGES)):
+        raise UsageError(f"no stage is called {unknown[0]}; known are {', '.join(STAGES)}")
+    if plot is not None and stages and "search" not in stages:
+        raise UsageError("--plot shows the search; name it among the stages")
+    reports = []
+    for report in run_benchmarks(stages or STAGES, quick):
+        click.echo(format_report(report) + "\n")
+        reports.append(report)
+    if json_file is not None:
+        write_reports(reports, json_file)
+    if plot is not None:
+        plot_search(reports, plot)
+
+
+@cli.group()
+def skeleton() -> None:
+    """Mean skeletons: where discs lie relative to each other."""
+
+
+@skeleton.command("build")
+@click.option(
+    "--data",
+    "datasets",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="BIDS data set with derivatives/labels; may be given several times.",
+)
+@click.option("--split", help="Only this split of participants.tsv.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="FILE.json")
+@_log_file
+def build_skeleton(
+    datasets: tuple[Path, ...], split: str | None, output: Path, log_file: Path | None
+) -> None:
+    """Average the certain discs of labelled data sets; each image adds what it shows."""
+    _start_log(log_file)
+    from ivdtool.measurement import describe_skeleton, measure_skeleton, write_skeleton
+
+    measured = measure_skeleton(datasets, split)
+    write_skeleton(measured, output)
+    click.echo(describe_skeleton(measured))
+
+
+@skeleton.command("show")
+@click.argument("source", required=False, metavar="[MODEL|FILE.json]")
+@_log_file
+def show_skeleton(source: str | None, log_file: Path | None) -> None:
+    """Print spacings, spreads and missing rates of a model's skeleton or a built one."""
+    _start_log(log_file)
+    from ivdtool.inference import load_model
+    from ivdtool.measurement import describe_skeleton, read_skeleton
+
+    if source is not None and source.endswith(".json"):
+        click.echo(describe_skeleton(read_skeleton(source)))
+    else:
+        click.echo(describe_skeleton(load_model(source, "cpu").info.skeleton))

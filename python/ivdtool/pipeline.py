@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ivdtool.candidates import find_candidates
+from ivdtool.candidates import Candidates, find_candidates
 from ivdtool.errors import NoDiscError, UsageError
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import Disc, DiscLabels
@@ -49,12 +49,14 @@ class Result:
     Attributes:
         labels: the discs.
         image: the sagittal slab the network saw.
+        candidates: what the search chose from.
         assignment: the skeleton search's answer.
         seconds: time per stage.
     """
 
     labels: DiscLabels
     image: Image
+    candidates: Candidates
     assignment: Assignment
     seconds: dict[str, float]
 
@@ -124,7 +126,8 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
         raise NoDiscError(
             f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
         )
-    return Result(_make_labels(volume, image, assignment, model), image, assignment, seconds)
+    labels = _make_labels(volume, image, assignment, model)
+    return Result(labels, image, candidates, assignment, seconds)
 
 
 def _make_labels(volume: Volume, image: Image, assignment: Assignment, model: Model) -> DiscLabels:

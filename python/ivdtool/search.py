@@ -1,13 +1,15 @@
 """The skeleton search: of all ways to choose a candidate per disc, or none, the best one.
 
-Two cost models. `paper` is equation 3 of paper 1, which needs the discs v1 and v5 and knows no
-missing disc. `ls_chain` (the default) fits the mean skeleton by least squares to whatever discs
-are present. Both are solved exactly: `paper` in polynomial time, `ls_chain` by branch and bound.
+Four cost models. `paper` is equation 3 of paper 1, which needs the discs v1 and v5 and knows no
+missing disc; `paper_order` adds to it the order of the discs and missing ones. `first_last` lays
+the mean skeleton over the first and the last present disc. `ls_chain` (the default) fits it by
+least squares to whatever discs are present. All are solved exactly: `ls_chain` by branch and bound,
+the others in polynomial time.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,24 @@ from ivdtool import _core
 from ivdtool.candidates import Candidates
 from ivdtool.skeleton import Skeleton
 
-__all__ = ["Alternative", "Assignment", "SearchConfig", "search_skeleton"]
+__all__ = [
+    "FATES",
+    "Alternative",
+    "Assignment",
+    "Mode",
+    "SearchConfig",
+    "Statistics",
+    "TreeNode",
+    "search_skeleton",
+]
+
+Mode = Literal["ls_chain", "first_last", "paper", "paper_order"]
 
 SHIFT_REACH_MM = 5.0  # a candidate this near supports a disc moved to its channel
+RATES = (0.02, 0.98)  # missing rates are taken to lie between these: no disc is certain
+
+# What became of a node of the search tree; the same order as in csrc/search.hpp.
+FATES = ("expanded", "order", "chain", "shape", "incumbent", "budget")
 
 
 @dataclass(frozen=True)
@@ -28,28 +45,47 @@ class SearchConfig:
     Attributes:
         mode: the cost model; the settings below it are of `ls_chain` unless they say otherwise.
         chain_weight: of the steps between discs against the discs themselves, without unit.
-        missing_penalty_mm2: cost of a missing disc.
-        score_weight_mm2: cost of a present disc with heatmap value 0; with value 1 it is 0.
-        max_rotation_rad: the spine may be rotated this much against the skeleton, 0..pi.
+        missing_penalty_mm2: cost of a missing disc; all modes but `paper`.
+        score_weight_mm2: cost of a present disc with heatmap value 0; with value 1 it is 0. Also
+            of `first_last`.
+        weights: "learnt" weighs each disc by its spread in the training data, and lets a disc be
+            missing the more cheaply the more often it was, see `search_skeleton`.
+        temperature_mm2: the cost that makes a labelling less likely by a factor of e; for
+            posteriors and learnt missing costs.
+        borrow_mm2: price of a disc whose candidate a neighbouring channel found. None: never.
+        offset_change_mm2: price of each change, from disc to disc, of the offset between a disc's
+            channel and that of its candidate.
+        offset_start_mm2: price of a first disc with such an offset.
+        max_rotation_rad: the spine may be rotated this much against the skeleton, 0..pi. This and
+            the two scales are also of `first_last`.
         min_scale: least factor from the spine to the skeleton.
         max_scale: largest factor from the spine to the skeleton, may be infinite.
-        min_gap: least rows from a disc to the next, as a share of those in the skeleton.
+        min_gap: least rows from a disc to the next, as a share of those in the skeleton; all modes
+            but `paper`.
         min_present: a labelling with fewer discs is not one.
         node_budget: search steps before the best labelling so far is returned unproved; the
             margins may take as many again.
-        n_best: labellings returned, the best included; both modes.
-        norm: `paper` only. "l1" sums distances, as the text does; "l2" takes the 2-norm over
-            discs, as the authors' code does.
-        anchors: `paper` only. Labels of the discs v1 and v5; None is the first and the fifth.
+        n_best: labellings returned, the best included; all modes.
+        margins: whether margins are wanted, the shift margin included; they take as long as the
+            search itself and more; all modes.
+        norm: `paper` and `paper_order`. "l1" sums distances, as the text does; "l2" takes the
+            2-norm over discs, as the authors' code does.
+        anchors: `paper` and `paper_order`. Labels of the discs v1 and v5; None is the first and
+            the fifth.
 
     Raises:
         ValueError: a value out of range.
     """
 
-    mode: Literal["ls_chain", "paper"] = "ls_chain"
+    mode: Mode = "ls_chain"
     chain_weight: float = 5.0
     missing_penalty_mm2: float = 300.0
     score_weight_mm2: float = 50.0
+    weights: Literal["uniform", "learnt"] = "uniform"
+    temperature_mm2: float = 60.0
+    borrow_mm2: float | None = None
+    offset_change_mm2: float = 300.0
+    offset_start_mm2: float = 100.0
     max_rotation_rad: float = 0.35
     min_scale: float = 0.75
     max_scale: float = 1.35
@@ -57,18 +93,31 @@ class SearchConfig:
     min_present: int = 2
     node_budget: int = 5_000_000
     n_best: int = 5
+    margins: bool = True
     norm: Literal["l1", "l2"] = "l1"
     anchors: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in ("ls_chain", "paper"):
-            raise ValueError(f"mode must be ls_chain or paper, not {self.mode!r}")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {get_args(Mode)}, not {self.mode!r}")
+        if self.weights not in ("uniform", "learnt"):
+            raise ValueError(f"weights must be uniform or learnt, not {self.weights!r}")
         if self.norm not in ("l1", "l2"):
             raise ValueError(f"norm must be l1 or l2, not {self.norm!r}")
-        for name in ("chain_weight", "missing_penalty_mm2", "score_weight_mm2", "min_gap"):
+        for name in (
+            "chain_weight",
+            "missing_penalty_mm2",
+            "score_weight_mm2",
+            "borrow_mm2",
+            "offset_change_mm2",
+            "offset_start_mm2",
+            "min_gap",
+        ):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
+            if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, not {value}")
+        if not 0 < self.temperature_mm2 < math.inf:
+            raise ValueError(f"temperature_mm2 must be positive, not {self.temperature_mm2}")
         if not 0 <= self.max_rotation_rad <= math.pi:
             raise ValueError(f"max_rotation_rad must lie in 0..pi, not {self.max_rotation_rad}")
         if not (0 <= self.min_scale <= self.max_scale and self.min_scale < math.inf):
@@ -91,6 +140,45 @@ class Alternative:
     cost: float
 
 
+@dataclass(frozen=True)
+class TreeNode:
+    """A node of the search tree: the choice of one more disc.
+
+    Attributes:
+        parent: index of the node whose discs it adds to; -1 for the root.
+        channel: index of the disc; -1 for the root.
+        candidate: row of the chosen candidate; -1 for the root.
+        fate: one of FATES: the node was expanded, or cut since the disc is not far enough below
+            the last one (order), since it costs too much with the later steps fitted one by one
+            (chain), or with this disc fitted together with the earlier ones (shape), since a
+            better labelling was found before its turn (incumbent), or never reached (budget).
+        bound: no labelling below the node costs less.
+    """
+
+    parent: int
+    channel: int
+    candidate: int
+    fate: str
+    bound: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the search did; in the modes without branch and bound a node is a pair of anchors.
+
+    Attributes:
+        fates: number of nodes by what became of them, see FATES.
+        depth: most present discs in an expanded node.
+        improvements: nodes taken and cost, whenever a better labelling was found.
+        tree: the first nodes, parents before children, if they were asked for.
+    """
+
+    fates: dict[str, int]
+    depth: int
+    improvements: tuple[tuple[int, float], ...]
+    tree: tuple[TreeNode, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Assignment:
     """The best labelling, M of V discs present; M is 0 if no labelling is feasible.
@@ -100,15 +188,21 @@ class Assignment:
         positions: (M, 2) float64 row, col in image pixels.
         scores: (M,) float64 heatmap values.
         margins: (M,) cost of the best labelling without this choice, minus `cost`: infinite if
-            there is none, the proved part of it where `margins_proved` is False.
+            there is none, the proved part of it where `margins_proved` is False, NaN if margins
+            are not wanted.
         margins_proved: (M,) bool.
+        posteriors: (M,) float64 of 0.5..1, 1 / (1 + exp(-margin / temperature)): the soft-min over
+            two min-marginals, the least cost with this choice and the least without it. Exact for
+            the better of the alternatives, so no less than a sum over all of them would give. In
+            the paper's modes the temperature is its share of the squared distance v1 - v5.
+        offsets: (M,) int64 channel of the candidate minus that of the disc, -1..1.
         choice: (V,) int64 row of the candidate chosen for each channel, -1 where missing.
         channel_margins: (V,) `margins` for all channels: for a missing disc, the cost of having
             it present. NaN if there is no labelling.
-        cost: the sum of `terms`; mm^2 (`ls_chain`) or units of the distance v1 - v5 (`paper`).
+        cost: the sum of `terms`; mm^2, or units of the distance v1 - v5 (the paper's modes).
             Without a labelling the cost of all discs missing.
         terms: the parts of the cost by name.
-        scale: factor from the spine to the skeleton; 1 in `paper` mode.
+        scale: factor from the spine to the skeleton; 1 in the paper's modes.
         rotation_rad: angle from the spine to the skeleton, positive from rows to columns.
         nodes: search steps taken for the best labelling.
         optimal: whether `cost` is proved to be the least possible.
@@ -118,7 +212,9 @@ class Assignment:
             one level, up or down, minus `cost`. At least half of the points must keep a label;
             the others count as missing. The score of a moved point is that of the nearest
             candidate of its new channel within 5 mm, or 0. Infinite if there is no such
-            labelling; None in `paper` mode and without a labelling.
+            labelling; None in other modes than `ls_chain`, without a labelling, and if margins
+            are not wanted.
+        statistics: what the search did.
     """
 
     labels: tuple[int, ...]
@@ -126,6 +222,8 @@ class Assignment:
     scores: npt.NDArray[np.float64]
     margins: npt.NDArray[np.float64]
     margins_proved: npt.NDArray[np.bool_]
+    posteriors: npt.NDArray[np.float64]
+    offsets: npt.NDArray[np.int64]
     choice: npt.NDArray[np.int64]
     channel_margins: npt.NDArray[np.float64]
     cost: float
@@ -137,6 +235,7 @@ class Assignment:
     lower_bound: float
     alternatives: tuple[Alternative, ...]
     shift_margin: float | None
+    statistics: Statistics
 
 
 class Result(NamedTuple):
@@ -144,37 +243,61 @@ class Result(NamedTuple):
 
     choices: npt.NDArray[np.int64]  # (n, V), -1 where missing
     costs: npt.NDArray[np.float64]  # (n,)
-    terms: npt.NDArray[np.float64]  # (n, 4) shape, chain, score, missing
+    terms: npt.NDArray[np.float64]  # (n, 5) shape, chain, score, missing, offset
     multipliers: npt.NDArray[np.float64]  # (n, 2) real and imaginary part of k
     margins: npt.NDArray[np.float64]  # (V,), or (0,) if not asked for
     margins_proved: npt.NDArray[np.bool_]  # as margins
     nodes: int
     optimal: bool
     lower_bound: float
+    fates: npt.NDArray[np.int64]  # (6,) number of nodes, in the order of FATES
+    depth: int
+    improvements: npt.NDArray[np.float64]  # (n, 2) nodes, cost
+    tree: npt.NDArray[np.int64]  # (n, 4) parent, channel, candidate, fate
+    bounds: npt.NDArray[np.float64]  # as tree
 
 
 def search_skeleton(
-    candidates: Candidates, skeleton: Skeleton, config: SearchConfig | None = None
+    candidates: Candidates,
+    skeleton: Skeleton,
+    config: SearchConfig | None = None,
+    *,
+    tree_size: int = 0,
 ) -> Assignment:
     """Choose a candidate, or none, for every disc so that the cost is least.
 
     With chosen candidates p, scores s, mean skeleton u (all mm), pair weights w and the next
     present disc j of i, `ls_chain` minimises over the choice and over all k and t
 
-        shape    sum over present i of |k p_i + t - u_i|^2
+        shape    sum over present i of w_i |k p_i + t - u_i|^2
         chain    + chain_weight * sum over steps i, j of w_ij |k (p_j - p_i) - (u_j - u_i)|^2
         score    + score_weight_mm2 * sum over present i of (1 - s_i)
-        missing  + missing_penalty_mm2 for each missing disc,
+        missing  + l_i for each missing disc
+        offset   + what candidates of neighbouring channels cost, see `SearchConfig`
 
     k p being p rotated and scaled within the limits. Row p_j must exceed row p_i by at least
-    min_gap times the rows between u_i and u_j. `paper` minimises equation 3 of paper 1, the sum
-    over discs of |(u_i - u_1) / |u_1 - u_5| - (p_i - p_1) / |p_1 - p_5|| (or its 2-norm); discs
-    without candidates are left out, and v1 and v5 must have some.
+    min_gap times the rows between u_i and u_j. With uniform weights w_i is 1 and l_i
+    missing_penalty_mm2; with learnt ones w_i is the mean variance of a disc over that of disc i,
+    and l_i is missing_penalty_mm2 + temperature_mm2 * log((1 - r_i) / r_i), but not negative, where
+    r_i is the disc's missing rate.
+
+    `first_last` has the same terms without chain and offset; k and t are such that the first and
+    the last present disc fit exactly. `paper` minimises equation 3 of paper 1, the sum over discs
+    of |(u_i - u_1) / |u_1 - u_5| - (p_i - p_1) / |p_1 - p_5|| (or its 2-norm); discs without
+    candidates are left out, and v1 and v5 must have some. `paper_order` wants them in order as
+    above, and counts a missing disc as one at the distance sqrt(missing_penalty_mm2) in the
+    skeleton.
 
     The result is exact unless `optimal` is False. It depends on nothing but the arguments; of
     equal costs the one found first wins, which prefers candidates of smaller index.
 
     The candidates must not be modified by another thread during the call.
+
+    Args:
+        candidates: to choose from.
+        skeleton: the mean and its spread, of the same labels.
+        config: the cost model.
+        tree_size: how many nodes of the search tree to report; `ls_chain` only.
 
     Raises:
         ValueError: labels of candidates and skeleton that differ, or anchors not among them.
@@ -184,9 +307,32 @@ def search_skeleton(
         raise ValueError(
             f"candidates have labels {candidates.labels} but the skeleton {skeleton.labels}"
         )
-    if config.mode == "paper":
+    if config.mode in ("paper", "paper_order"):
         return _search_paper(candidates, skeleton, config)
-    return _search_ls_chain(candidates, skeleton, config)
+    missing_costs = _missing_costs(skeleton, config)
+    if config.mode == "first_last":
+        result = _solve_first_last(candidates, skeleton, config)
+    else:
+        result = _solve_ls_chain(candidates, skeleton, config, tree_size=tree_size)
+    shift_margin = None
+    if config.mode == "ls_chain" and config.margins and len(result.choices) > 0:
+        shift_margin = _shift_margin(candidates, skeleton, config, result)
+    names = ("shape_mm2", "chain_mm2", "score_mm2", "missing_mm2", "offset_mm2")
+    if config.mode == "first_last":
+        names = ("shape_mm2", "", "score_mm2", "missing_mm2", "")
+    elif config.borrow_mm2 is None:
+        names = (*names[:4], "")
+    return _assignment(
+        candidates, result, names, missing_costs.sum(), config.temperature_mm2, shift_margin
+    )
+
+
+def _missing_costs(skeleton: Skeleton, config: SearchConfig) -> npt.NDArray[np.float64]:
+    costs = np.full(len(skeleton.labels), config.missing_penalty_mm2, dtype=np.float64)
+    if config.weights == "learnt":
+        rate = np.clip(skeleton.missing_rate, *RATES)
+        costs += config.temperature_mm2 * np.log((1 - rate) / rate)
+    return np.maximum(costs, 0.0)
 
 
 def _search_paper(candidates: Candidates, skeleton: Skeleton, config: SearchConfig) -> Assignment:
@@ -196,28 +342,63 @@ def _search_paper(candidates: Candidates, skeleton: Skeleton, config: SearchConf
     anchors = config.anchors or (labels[0], labels[4])
     if not set(anchors) <= set(labels):
         raise ValueError(f"anchors {anchors} are not among the labels {labels}")
-    solved = _core.search_paper(
+    v1, v5 = labels.index(anchors[0]), labels.index(anchors[1])
+    squared = config.norm == "l2"
+    arrays = _arrays(candidates, skeleton)
+    area = float(np.sum((skeleton.mean_mm[v5] - skeleton.mean_mm[v1]) ** 2))
+    missing_cost = 0.0
+    if config.mode == "paper":
+        solved = _core.search_paper(*arrays, (v1, v5), squared, config.n_best, config.margins)
+    else:
+        penalty = config.missing_penalty_mm2 / area
+        each = penalty if squared else math.sqrt(penalty)
+        missing = np.full(len(labels), each)
+        solved = _core.search_paper_order(
+            *arrays,
+            missing,
+            (v1, v5),
+            squared,
+            config.min_gap,
+            config.n_best,
+            config.margins,
+        )
+        total = each * len(labels)
+        missing_cost = math.sqrt(total) if squared else total
+    names = ("shape", "", "", "missing" if config.mode == "paper_order" else "", "")
+    temperature = config.temperature_mm2 / area
+    return _assignment(candidates, Result(*solved), names, missing_cost, temperature, None)
+
+
+def _arrays(
+    candidates: Candidates, skeleton: Skeleton
+) -> tuple[
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.float64],
+]:
+    """The arguments that all modes share: positions_mm, scores, offsets, template_mm."""
+    return (
         np.ascontiguousarray(candidates.positions_mm),
         np.ascontiguousarray(candidates.scores),
         np.ascontiguousarray(candidates.offsets),
         np.ascontiguousarray(skeleton.mean_mm),
-        (labels.index(anchors[0]), labels.index(anchors[1])),
-        config.norm == "l2",
-        config.n_best,
     )
-    return _assignment(candidates, Result(*solved), ("shape",), 0.0, None)
 
 
-def _search_ls_chain(
-    candidates: Candidates, skeleton: Skeleton, config: SearchConfig
-) -> Assignment:
-    missing_cost = config.missing_penalty_mm2 * len(skeleton.labels)
-    result = _solve_ls_chain(candidates, skeleton, config)
-    shift_margin = None
-    if len(result.choices) > 0:
-        shift_margin = _shift_margin(candidates, skeleton, config, result)
-    terms = ("shape_mm2", "chain_mm2", "score_mm2", "missing_mm2")
-    return _assignment(candidates, result, terms, missing_cost, shift_margin)
+def _solve_first_last(candidates: Candidates, skeleton: Skeleton, config: SearchConfig) -> Result:
+    solved = _core.search_first_last(
+        *_arrays(candidates, skeleton),
+        _missing_costs(skeleton, config),
+        config.score_weight_mm2,
+        config.max_rotation_rad,
+        config.min_scale,
+        config.max_scale,
+        config.min_gap,
+        config.n_best,
+        config.margins,
+    )
+    return Result(*solved)
 
 
 def _solve_ls_chain(
@@ -225,18 +406,16 @@ def _solve_ls_chain(
     skeleton: Skeleton,
     config: SearchConfig,
     *,
+    tree_size: int = 0,
     min_present: int | None = None,
     best_only: bool = False,
 ) -> Result:
-    count = len(skeleton.labels)
+    borrow = math.inf if config.borrow_mm2 is None else config.borrow_mm2
     solved = _core.search_ls_chain(
-        np.ascontiguousarray(candidates.positions_mm),
-        np.ascontiguousarray(candidates.scores),
-        np.ascontiguousarray(candidates.offsets),
-        np.ascontiguousarray(skeleton.mean_mm),
-        np.ones(count),
+        *_arrays(candidates, skeleton),
+        np.ones(len(skeleton.labels)) if config.weights == "uniform" else skeleton.disc_weights(),
         skeleton.pair_weights(),
-        np.full(count, config.missing_penalty_mm2, dtype=np.float64),
+        _missing_costs(skeleton, config),
         config.score_weight_mm2,
         config.chain_weight,
         config.max_rotation_rad,
@@ -244,9 +423,13 @@ def _solve_ls_chain(
         config.max_scale,
         config.min_gap,
         min_present or config.min_present,
+        borrow,
+        config.offset_change_mm2,
+        config.offset_start_mm2,
         1 if best_only else config.n_best,
         config.node_budget,
-        not best_only,
+        config.margins and not best_only,
+        tree_size,
     )
     return Result(*solved)
 
@@ -257,6 +440,7 @@ def _shift_margin(
     """See `Assignment.shift_margin`."""
     choice = best.choices[0]
     half = (int(np.count_nonzero(choice >= 0)) + 1) // 2
+    config = replace(config, borrow_mm2=None)  # else the points would go back to their labels
     bounds = []
     for step in (-1, 1):
         moved = _shifted(candidates, choice, step)
@@ -295,33 +479,43 @@ def _assignment(
     result: Result,
     term_names: tuple[str, ...],
     missing_cost: float,
+    temperature: float,
     shift_margin: float | None,
 ) -> Assignment:
+    """`term_names` are those of Result.terms, empty for terms that the mode does not have."""
     count = len(candidates.labels)
     if len(result.choices) == 0:
         result = result._replace(
             choices=np.full((1, count), -1, dtype=np.int64),
             costs=np.array([missing_cost]),
-            terms=np.array([[0.0, 0.0, 0.0, missing_cost]]),
+            terms=np.array([[0.0, 0.0, 0.0, missing_cost, 0.0]]),
             multipliers=np.array([[1.0, 0.0]]),
-            margins=np.full(count, np.nan),
-            margins_proved=np.zeros(count, dtype=np.bool_),
             lower_bound=min(result.lower_bound, missing_cost),
+            margins=np.zeros(0),
+        )
+    if len(result.margins) == 0:
+        result = result._replace(
+            margins=np.full(count, np.nan), margins_proved=np.zeros(count, dtype=np.bool_)
         )
     best = result.choices[0]
     present = best >= 0
+    chosen, margins = best[present], result.margins[present]
+    channels = np.searchsorted(candidates.offsets, chosen, side="right") - 1
+    terms = zip(term_names, result.terms[0].tolist(), strict=True)
     return Assignment(
         labels=tuple(
-            label for label, chosen in zip(candidates.labels, present, strict=True) if chosen
+            label for label, found in zip(candidates.labels, present, strict=True) if found
         ),
-        positions=candidates.positions[best[present]],
-        scores=candidates.scores[best[present]],
-        margins=result.margins[present],
+        positions=candidates.positions[chosen],
+        scores=candidates.scores[chosen],
+        margins=margins,
         margins_proved=result.margins_proved[present],
+        posteriors=1 / (1 + np.exp(-margins / temperature)),
+        offsets=channels - np.flatnonzero(present),
         choice=best,
         channel_margins=result.margins,
         cost=float(result.costs[0]),
-        terms=dict(zip(term_names, result.terms[0].tolist(), strict=False)),
+        terms={name: value for name, value in terms if name},
         scale=float(np.hypot(*result.multipliers[0])),
         rotation_rad=float(np.arctan2(result.multipliers[0, 1], result.multipliers[0, 0])),
         nodes=result.nodes,
@@ -332,4 +526,15 @@ def _assignment(
             for choice, cost in zip(result.choices[1:], result.costs[1:], strict=True)
         ),
         shift_margin=shift_margin,
+        statistics=Statistics(
+            fates=dict(zip(FATES, result.fates.tolist(), strict=True)),
+            depth=result.depth,
+            improvements=tuple((int(nodes), cost) for nodes, cost in result.improvements.tolist()),
+            tree=tuple(
+                TreeNode(parent, channel, candidate, FATES[fate], bound)
+                for (parent, channel, candidate, fate), bound in zip(
+                    result.tree.tolist(), result.bounds.tolist(), strict=True
+                )
+            ),
+        ),
     )

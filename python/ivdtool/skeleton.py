@@ -106,6 +106,11 @@ class Skeleton:
             missing_rate=1.0 - present.mean(axis=0),
         )
 
+    def disc_weights(self) -> npt.NDArray[np.float64]:
+        """(V,) mean variance of a disc over that of each: 1 where all vary equally."""
+        variance = self.disc_sd_mm**2
+        return np.asarray(variance.mean() / variance)
+
     def pair_weights(self) -> npt.NDArray[np.float64]:
         """(V, V) weight of the step from disc i to the next present disc j, for i < j.
 

@@ -1,0 +1,1 @@
+"""The time of each stage beside floors, plain algorithms and other libraries, answers checked."""
