@@ -41,12 +41,12 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:  # type: ignore[type-arg]
+def write(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
     nib.save(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), path)
     return path
 
 
-def volume(*shape: int) -> np.ndarray:  # type: ignore[type-arg]
+def volume(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(1, 500, shape).astype(np.int16)
 
 
@@ -68,7 +68,7 @@ def test_label_writes_image_sidecar_and_picture(run: Run, scan: Path, tmp_path: 
     sidecar = json.loads((tmp_path / "discs.json").read_text())
     labels = {disc["label"] for disc in sidecar["Discs"]}
     assert {22, 23, 24, 25} <= labels
-    values = np.asarray(nib.load(output).dataobj)
+    values = np.asarray(nib.nifti1.load(output).dataobj)
     assert set(values[values > 0].tolist()) == labels
     assert sidecar["LabelConvention"] == "SCT"
     assert sidecar["Search"]["optimal"] is True
@@ -190,7 +190,7 @@ def test_bad_input_is_one_line_exit_3_and_no_file(
 
 
 def test_a_chosen_volume_of_4d_is_labelled(run: Run, scan: Path, tmp_path: Path) -> None:
-    image = nib.load(scan)
+    image = nib.nifti1.load(scan)
     stack = np.stack([np.asarray(image.dataobj)] * 2, axis=3)
     path = write(tmp_path / "4d.nii.gz", stack, image.affine)
     for choice in ("1", "mean"):

@@ -157,7 +157,7 @@ def test_a_result_keeps_the_image_grid(model: Model, lumbar: Phantom, tmp_path: 
     nib.save(lumbar.image, path)
     labels = ivdtool.label(path, model=model)
     stored = labels.to_nifti()
-    np.testing.assert_array_equal(stored.affine, nib.load(path).affine)
+    np.testing.assert_array_equal(stored.affine, nib.nifti1.load(path).affine)
     values = np.asarray(stored.dataobj)
     assert values.dtype == np.uint8
     assert sorted(values[values > 0]) == [disc.label for disc in labels.discs]

@@ -55,7 +55,7 @@ class Model:
 
     def _heatmaps(self, image: Image, channels: npt.NDArray[np.float32]) -> Heatmaps:
         stride, grid = self.info.stride, image.grid
-        cells = np.stack(np.indices(channels.shape[1:]), axis=-1)
+        cells = np.moveaxis(np.indices(channels.shape[1:]), 0, -1)
         # the network may guess a disc just outside the field of view; no scan shows it there
         channels[:, ~grid.shows(cells_to_pixels(cells, stride))] = 0
         spacing_mm = (grid.spacing_mm[0] * stride, grid.spacing_mm[1] * stride)

@@ -74,8 +74,7 @@ class Grid:
         points = np.asarray(pixels, dtype=np.float64)
         top, bottom, left, right = self.content or (0, self.shape[0], 0, self.shape[1])
         first, last = np.array([top, left]) - 0.5, np.array([bottom, right]) - 0.5
-        inside: npt.NDArray[np.bool_] = ((points >= first) & (points <= last)).all(axis=-1)
-        return inside
+        return np.asarray(((points >= first) & (points <= last)).all(axis=-1), dtype=np.bool_)
 
     def pixel_to_voxel(self, pixels: npt.ArrayLike) -> Points:
         """(N, 2) or (N, 3) image coordinates to (N, 3) voxel coordinates."""
