@@ -130,7 +130,7 @@ def write_overlay(
     """
     picture = draw_overlay(pixels, spacing_mm, points, title)
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG", optimize=True)
+        picture.save(temporary, format="PNG")
 
 
 def _text(point: OverlayPoint) -> str:
