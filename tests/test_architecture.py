@@ -37,7 +37,7 @@ ALLOWED = {
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
     "explain": "candidates.Candidates discs files search skeleton.Skeleton",
-    "measurement": "discs errors files labels skeleton",
+    "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",
     "writers": "errors files labels.DiscLabels",
     "overlay": "files",
@@ -45,13 +45,14 @@ ALLOWED = {
     # the stages together
     "pipeline": "candidates errors inference labels metadata.ModelInfo plane preprocessing search "
     "volumes",
+    "bids": "errors files labels.find_label_file",
     "evaluation": "",
     "calibration": "metadata.Calibration",
-    "reports": "discs errors evaluation files labels metadata.ModelInfo volumes",
+    "reports": "bids discs errors evaluation files labels metadata.ModelInfo volumes",
     "export": "files inference.INFO_FILE metadata.ModelInfo torch",
     "training.losses": "torch",
     "training.augmentation": "torch",
-    "training.dataset": "errors heatmaps labels preprocessing training.augmentation volumes torch",
+    "training.dataset": "bids errors files heatmaps labels preprocessing training.augmentation volumes torch",
     "training.checkpoint": "errors files model torch",
     "training.loop": "config discs files model preprocessing.PreprocessingConfig "
     "training.augmentation training.checkpoint training.dataset training.losses torch",
@@ -59,7 +60,7 @@ ALLOWED = {
     "skeleton.Skeleton training.dataset torch",
     "training.run": "candidates.CandidateConfig config errors files labels.read_labels "
     "search.SearchConfig skeleton.Skeleton training.dataset training.loop training.validation torch",
-    "training.release": "__version__ calibration candidates.CandidateConfig config errors export "
+    "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates.CandidateConfig config errors export "
     "inference labels.read_labels metadata.ModelInfo model.STRIDE pipeline search.SearchConfig "
     "skeleton.Skeleton training.checkpoint training.dataset training.loop volumes",
     "training.__init__": "",

@@ -110,6 +110,14 @@ _model = click.option(
 _device = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
+_datasets = click.option(
+    "--data",
+    "datasets",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="BIDS data set with derivatives/labels; may be given several times.",
+)
 _threads = click.option("--threads", type=click.IntRange(1), help="CPU threads of the network.")
 
 
@@ -279,11 +287,10 @@ def _write_result(
         from ivdtool.overlay import OverlayPoint, write_overlay
 
         image = result.image
-        world = [disc.world_mm for disc in result.labels.discs]
         discs = [
             OverlayPoint(float(row), float(col), disc.name, disc.confidence)
-            for (row, col, _), disc in zip(
-                image.grid.world_to_pixel(world), result.labels.discs, strict=True
+            for (row, col), disc in zip(
+                result.assignment.positions, result.labels.discs, strict=True
             )
         ]
         title = result.labels.source.name
@@ -316,14 +323,7 @@ def _print_times(seconds: dict[str, float]) -> None:
 
 
 @cli.command()
-@click.option(
-    "--data",
-    "datasets",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="BIDS data set with derivatives/labels; may be given several times.",
-)
+@_datasets
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings, TOML.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--steps", type=click.IntRange(1), help="Overrides the settings' steps.")
@@ -532,14 +532,7 @@ def skeleton() -> None:
 
 
 @skeleton.command("build")
-@click.option(
-    "--data",
-    "datasets",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="BIDS data set with derivatives/labels; may be given several times.",
-)
+@_datasets
 @click.option("--split", help="Only this split of participants.tsv.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="FILE.json")
 @_log_file

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CaseScore", "Summary", "score_case", "summarise"]
+__all__ = ["TOLERANCE_MM", "CaseScore", "Summary", "score_case", "summarise"]
 
 TOLERANCE_MM = 5.0  # papers, section 4.1; also the usual bound for a disc found
 

@@ -1,16 +1,16 @@
 """Mean skeletons from labelled data sets, and their files."""
 
-import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from ivdtool.bids import find_images
 from ivdtool.discs import disc_name
 from ivdtool.errors import InputError
-from ivdtool.files import NIFTI_SUFFIXES, atomic_write
-from ivdtool.labels import find_label_file, read_labels
+from ivdtool.files import atomic_write
+from ivdtool.labels import read_labels
 from ivdtool.skeleton import Skeleton
 
 __all__ = ["describe_skeleton", "measure_skeleton", "read_skeleton", "write_skeleton"]
@@ -28,15 +28,10 @@ def measure_skeleton(datasets: Iterable[Path], split: str | None = None) -> Skel
     """
     cases = []
     for dataset in datasets:
-        splits = _splits(dataset)
-        for image in sorted(dataset.glob("sub-*/**/anat/*.nii*")):
-            subject = image.relative_to(dataset).parts[0]
-            if not image.name.endswith(NIFTI_SUFFIXES):
+        for image in find_images(dataset):
+            if image.labels is None or split not in (None, image.participant.get("split")):
                 continue
-            file = find_label_file(image, dataset)
-            if file is None or (split is not None and splits.get(subject) != split):
-                continue
-            found = read_labels(file)
+            found = read_labels(image.labels)
             case = {
                 label: (-float(point[2]), -float(point[1]))  # RAS+: rows down, columns to the back
                 for label, point in found.points.items()
@@ -48,17 +43,6 @@ def measure_skeleton(datasets: Iterable[Path], split: str | None = None) -> Skel
         return Skeleton.from_points(cases)
     except ValueError as error:
         raise InputError(f"no mean skeleton from these labels: {error}") from error
-
-
-def _splits(dataset: Path) -> dict[str, str]:
-    file = dataset / "participants.tsv"
-    if not file.is_file():
-        return {}
-    with file.open(encoding="utf-8", newline="") as rows:
-        return {
-            row["participant_id"]: row.get("split") or ""
-            for row in csv.DictReader(rows, delimiter="\t")
-        }
 
 
 def describe_skeleton(skeleton: Skeleton) -> str:

@@ -8,11 +8,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from ivdtool.bids import find_images
 from ivdtool.discs import disc_name
 from ivdtool.errors import InputError
 from ivdtool.evaluation import CaseScore, Summary, score_case, summarise
 from ivdtool.files import NIFTI_SUFFIXES, atomic_write, nifti_stem
-from ivdtool.labels import LABEL_SUFFIXES, LabelPoints, find_label_file, read_labels
+from ivdtool.labels import LABEL_SUFFIXES, LabelPoints, read_labels
 from ivdtool.metadata import ModelInfo
 from ivdtool.volumes import read_volume
 
@@ -43,23 +44,19 @@ def evaluate_folder(
     Raises:
         InputError: no image matches, or a label file is unusable.
     """
-    participants = _participants(dataset)
     found = _label_files(predictions)
     scores: list[CaseScore] = []
-    for image in sorted(dataset.glob("sub-*/**/anat/*.nii*")):
-        if not image.name.endswith(NIFTI_SUFFIXES):
+    for image in find_images(dataset):
+        row = image.participant
+        if image.labels is None or (split is not None and row.get("split") != split):
             continue
-        row = participants.get(image.relative_to(dataset).parts[0], {})
-        reference_file = find_label_file(image, dataset)
-        if reference_file is None or (split is not None and row.get("split") != split):
-            continue
-        reference = read_labels(reference_file)
+        reference = read_labels(image.labels)
         ignored = (reference.unknown | reference.uncertain) - {0}
         if not set(reference.points) - ignored:
             continue
-        stem = nifti_stem(image)
+        stem = nifti_stem(image.path)
         predicted = read_labels(found[stem]) if stem in found else LabelPoints({})
-        affine = read_volume(image, volume=0).affine
+        affine = read_volume(image.path, volume=0).affine
         group = row.get(by) or "unknown"
         scores.append(score_case(stem, group, predicted.points, reference.points, ignored, affine))
     if not scores:
@@ -149,14 +146,6 @@ def describe_model(info: ModelInfo, sha256: str, path: Path) -> str:
     for title, table in (("training", info.training), ("accuracy", info.accuracy)):
         lines += [title] + [f"  {key:<12} {value}" for key, value in table.items()]
     return "\n".join(lines)
-
-
-def _participants(dataset: Path) -> dict[str, dict[str, str]]:
-    table = dataset / "participants.tsv"
-    if not table.is_file():
-        return {}
-    with table.open(newline="", encoding="utf-8") as lines:
-        return {row["participant_id"]: row for row in csv.DictReader(lines, delimiter="\t")}
 
 
 def _label_files(folder: Path) -> dict[str, Path]:

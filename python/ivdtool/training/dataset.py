@@ -1,6 +1,5 @@
 """BIDS data sets as training cases, and batches of augmented windows with their targets."""
 
-import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,11 @@ import torch
 from nibabel.affines import apply_affine
 from torch import Tensor
 
+from ivdtool.bids import find_images
 from ivdtool.errors import InputError
+from ivdtool.files import nifti_stem
 from ivdtool.heatmaps import draw_heatmaps, pixels_to_cells
-from ivdtool.labels import LabelPoints, find_label_file, read_labels
+from ivdtool.labels import LabelPoints, read_labels
 from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
 from ivdtool.training.augmentation import AugmentationConfig, Crop, augment
 from ivdtool.volumes import Volume, read_volume
@@ -119,40 +120,25 @@ def find_sources(dataset: Path, splits: Sequence[str]) -> list[Source]:
     Raises:
         InputError: the folder is no BIDS data set, or has no labelled image.
     """
-    images = sorted(dataset.glob("sub-*/**/anat/*.nii*"))
+    images = find_images(dataset)
     if not images:
         raise InputError(f"{dataset}: no sub-*/anat/*.nii.gz below it; give a BIDS data set")
-    participants = _participants(dataset)
-    subjects = sorted({image.relative_to(dataset).parts[0] for image in images})
+    subjects = sorted({image.subject for image in images})
     sources = []
     for image in images:
-        labels = find_label_file(image, dataset)
-        if labels is None:
+        if image.labels is None:
             continue
-        subject = image.relative_to(dataset).parts[0]
-        row = participants.get(subject, {})
-        split = row.get("split") or ("val" if subjects.index(subject) % 10 == 9 else "train")
-        suffix = image.name.removesuffix(".gz").removesuffix(".nii").rsplit("_", 1)[-1]
-        group = f"{row.get('source') or dataset.name}:{suffix}"
+        row = image.participant
+        split = row.get("split") or ("val" if subjects.index(image.subject) % 10 == 9 else "train")
+        group = f"{row.get('source') or dataset.name}:{nifti_stem(image.path).rsplit('_', 1)[-1]}"
         if split in splits:
-            sources.append(Source(image, labels, subject, split, group))
+            sources.append(Source(image.path, image.labels, image.subject, split, group))
     if not sources:
         raise InputError(
             f"{dataset}: no image of split {' or '.join(splits)} with a label file in "
             "derivatives/labels"
         )
     return sources
-
-
-def _participants(dataset: Path) -> dict[str, dict[str, str]]:
-    table = dataset / "participants.tsv"
-    if not table.is_file():
-        return {}
-    with table.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets add a signature
-        rows = csv.DictReader(lines, delimiter="\t")
-        if "participant_id" not in (rows.fieldnames or ()):
-            raise InputError(f"{table}: no column participant_id; columns are split by tabs")
-        return {row["participant_id"]: row for row in rows}
 
 
 def load_case(

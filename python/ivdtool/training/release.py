@@ -13,6 +13,7 @@ from ivdtool.calibration import fit_calibration
 from ivdtool.candidates import CandidateConfig
 from ivdtool.config import from_dict
 from ivdtool.errors import InputError, ModelError, NoDiscError
+from ivdtool.evaluation import TOLERANCE_MM
 from ivdtool.export import export_model
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import read_labels
@@ -27,8 +28,6 @@ from ivdtool.training.loop import TrainingConfig
 from ivdtool.volumes import read_volume
 
 __all__ = ["ReleaseConfig", "release_model"]
-
-TOLERANCE_MM = 5.0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ivdtool.candidates import CandidateConfig, find_candidates
+from ivdtool.evaluation import TOLERANCE_MM
 from ivdtool.heatmaps import Heatmaps
 from ivdtool.model import STRIDE
 from ivdtool.search import SearchConfig, search_skeleton
@@ -14,8 +15,6 @@ from ivdtool.skeleton import Skeleton
 from ivdtool.training.dataset import Case
 
 __all__ = ["validate"]
-
-TOLERANCE_MM = 5.0
 
 
 @torch.inference_mode()

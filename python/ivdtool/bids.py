@@ -1,0 +1,56 @@
+"""BIDS data sets: their images, with label files and rows of participants.tsv."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ivdtool.errors import InputError
+from ivdtool.files import NIFTI_SUFFIXES
+from ivdtool.labels import find_label_file
+
+__all__ = ["BidsImage", "find_images"]
+
+
+@dataclass(frozen=True)
+class BidsImage:
+    """One image of a data set.
+
+    Attributes:
+        path: the image.
+        subject: its folder, ``sub-01``.
+        participant: the subject's row of participants.tsv by column, empty without one.
+        labels: the disc label file in derivatives/labels, None if there is none.
+    """
+
+    path: Path
+    subject: str
+    participant: Mapping[str, str]
+    labels: Path | None
+
+
+def find_images(dataset: Path) -> list[BidsImage]:
+    """Return the images in the anat folders of a data set, by path.
+
+    Raises:
+        InputError: participants.tsv has no column participant_id.
+    """
+    participants = _participants(dataset)
+    images = []
+    for path in sorted(dataset.glob("sub-*/**/anat/*.nii*")):
+        if path.name.endswith(NIFTI_SUFFIXES):
+            subject = path.relative_to(dataset).parts[0]
+            labels = find_label_file(path, dataset)
+            images.append(BidsImage(path, subject, participants.get(subject, {}), labels))
+    return images
+
+
+def _participants(dataset: Path) -> dict[str, dict[str, str]]:
+    table = dataset / "participants.tsv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets add a signature
+        rows = csv.DictReader(lines, delimiter="\t")
+        if "participant_id" not in (rows.fieldnames or ()):
+            raise InputError(f"{table}: no column participant_id; columns are split by tabs")
+        return {row["participant_id"]: row for row in rows}
