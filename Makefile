@@ -39,7 +39,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed $(VENV)/.dev
 	python -m pytest
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.installed $(VENV)/.dev
 	ruff check
 	ruff format --check
 	mypy
