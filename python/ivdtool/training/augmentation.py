@@ -23,6 +23,8 @@ class AugmentationConfig:
         scale: log-uniform in 1/scale .. scale.
         aspect: rows against columns, log-uniform, likewise.
         bend_mm: largest amplitude of the column's sideways bend, an arc or an S.
+        stretch: largest local change of scale along rows, as a share: vertebrae of other heights
+            than the image's, under a head or over a sacrum of the same size.
         shift_mm: how far from the window's middle the spine may lie, along columns.
         crop_rows: share of samples whose field of view is cut at the top and bottom.
         crop_cols: share of samples whose field of view is cut in front and behind.
@@ -42,6 +44,7 @@ class AugmentationConfig:
     scale: float = 1.25
     aspect: float = 1.08
     bend_mm: float = 12.0
+    stretch: float = 0.0
     shift_mm: float = 70.0
     crop_rows: float = 0.5
     crop_cols: float = 0.3
@@ -59,6 +62,8 @@ class AugmentationConfig:
         for name in ("crop_rows", "crop_cols", "tone", "invert", "blur", "coarse", "occlude"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, not {getattr(self, name)}")
+        if not 0 <= self.stretch < 1:
+            raise ValueError(f"stretch must lie in 0..1, 1 excluded, not {self.stretch}")
         for name in ("scale", "aspect", "gamma"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -112,9 +117,11 @@ def augment(
         ]
     )
     bend = _bend(size[0], config.bend_mm, rng)
+    # where each row comes from; strictly increasing, so that it can be inverted
+    stretched = np.arange(size[0]) + _stretch(size[0], config.stretch, rng)
 
     rows, cols = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
-    straight = np.stack([rows - centre[0], cols - bend[:, None] - centre[1]], axis=-1)
+    straight = np.stack([stretched[rows] - centre[0], cols - bend[:, None] - centre[1]], axis=-1)
     source = straight @ matrix.T + source_centre
     # grid_sample wants (x, y) in [-1, 1] with pixel centres at (i + 0.5) * 2 / n - 1
     normalised = (source[..., ::-1] + 0.5) * (2 / np.array([width, height])) - 1
@@ -127,6 +134,7 @@ def augment(
     )[0, 0]
 
     moved = (points - source_centre) @ np.linalg.inv(matrix).T + centre
+    moved[:, 0] = _inverse(stretched, moved[:, 0])
     moved[:, 1] += np.interp(moved[:, 0], np.arange(size[0]), bend)
 
     field = _field_of_view(size, moved, config, rng)
@@ -201,6 +209,25 @@ def _bend(rows: int, bend_mm: float, rng: np.random.Generator) -> npt.NDArray[np
     curve = np.sin(2 * np.pi * waves * position / 2 + phase)
     shift: npt.NDArray[np.float64] = rng.uniform(0, bend_mm) * (curve - curve[rows // 2])
     return shift
+
+
+def _stretch(rows: int, most: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """(rows,) smooth shift along rows whose slope stays within +-`most`; 0 in the middle."""
+    phase, per_row = rng.uniform(0, 2 * np.pi), 2 * np.pi / rng.uniform(80, 400)
+    curve = np.sin(per_row * np.arange(rows) + phase)
+    shift: npt.NDArray[np.float64] = rng.uniform(0, most) / per_row * (curve - curve[rows // 2])
+    return shift
+
+
+def _inverse(
+    increasing: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the index where each value lies, going on beyond both ends with slope 1."""
+    index = np.arange(len(increasing))
+    inside = np.interp(values, increasing, index)
+    below, above = np.minimum(values - increasing[0], 0), np.maximum(values - increasing[-1], 0)
+    found: npt.NDArray[np.float64] = inside + below + above
+    return found
 
 
 def _field_of_view(
