@@ -74,7 +74,13 @@ ALLOWED = {
     # the surface: everything heavy is imported when it is called
     "__init__": "| labels.Disc labels.DiscLabels pipeline.label",
     "__main__": "cli",
-    "cli": "__version__ discs errors | *",
+    "cli": "__version__ commands errors | *",
+    "commands.options": "errors",
+    **{
+        f"commands.{path.stem}": "commands.options errors | *"
+        for path in sorted((PACKAGE / "commands").glob("*.py"))
+        if path.stem != "options"
+    },
 }
 TORCHSCRIPT = {"export", "inference"}  # deprecated in torch: a move must touch two files only
 

@@ -1,0 +1,37 @@
+"""`ivdtool export`."""
+
+from pathlib import Path
+
+import click
+
+from ivdtool.commands.options import log_option
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="MODEL.pt")
+@click.option("--name", help="Name of the model; the file's stem by default.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings, TOML.")
+@click.option(
+    "--calibrate",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Data set whose val split calibrates the confidence; may be given several times.",
+)
+@log_option
+def export(
+    checkpoint: Path,
+    output: Path,
+    name: str | None,
+    config_file: Path | None,
+    calibrate: tuple[Path, ...],
+) -> None:
+    """Export CHECKPOINT as a self-contained TorchScript model file."""
+    from ivdtool.config import read_toml
+    from ivdtool.training.release import ReleaseConfig, release_model
+
+    settings = ReleaseConfig() if config_file is None else read_toml(ReleaseConfig, config_file)
+    release_model(checkpoint, output, name or output.stem, settings, calibrate)
+    click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,224 @@
+"""`ivdtool label`."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ivdtool.commands.options import (
+    complain,
+    device_option,
+    log,
+    log_option,
+    model_option,
+    threads_option,
+)
+from ivdtool.errors import InputError, IvdtoolError, UsageError
+
+if TYPE_CHECKING:
+    from ivdtool.metadata import ModelInfo
+    from ivdtool.pipeline import Result
+
+__all__ = ["label"]
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="OUT.nii.gz for one image, or a folder. Without it, discs are only printed.",
+)
+@click.option("--qc", type=click.Path(path_type=Path), help="Picture: a PNG file, or a folder.")
+@model_option
+@device_option
+@threads_option
+@click.option("--volume", metavar="N|mean", help="Which volume of a 4-D image.")
+@click.option("--slices", type=click.IntRange(1), help="Average this many slices, not ~6 mm.")
+@click.option("--slab-mm", type=click.FloatRange(0, min_open=True), help="Thickness to average.")
+@click.option("--normalisation", type=click.Choice(["percentile", "minmax"]))
+@click.option("--middle", is_flag=True, help="Take the middle slices; do not look for the spine.")
+@click.option("--explain", is_flag=True, help="Print what the skeleton search weighed and did.")
+@click.option(
+    "--explain-tree", type=click.Path(path_type=Path), help="PNG of the search tree; one image."
+)
+@click.option("--reproducible", is_flag=True, help="Leave the date out: same input, same bytes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the sidecar instead of a table.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the time of each stage, too.")
+@log_option
+def label(
+    images: tuple[Path, ...],
+    output: Path | None,
+    qc: Path | None,
+    model: str | None,
+    device: str,
+    threads: int | None,
+    volume: str | None,
+    slices: int | None,
+    slab_mm: float | None,
+    normalisation: str | None,
+    middle: bool,
+    explain: bool,
+    explain_tree: Path | None,
+    reproducible: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Label the discs of IMAGES: NIfTI files, or folders of them.
+
+    Writes a label image (one voxel per disc at its posterior tip, SCT values) and a JSON sidecar
+    beside it.
+    """
+    which = _volume_option(volume)
+    paths = _find_images(images)
+    if explain_tree is not None and len(paths) > 1:
+        raise UsageError("--explain-tree draws the search of one image only")
+
+    started = time.perf_counter()
+    from ivdtool.files import nifti_stem
+    from ivdtool.inference import load_model
+    from ivdtool.pipeline import LabelConfig, PlaneConfig, adapt_preprocessing, label_discs
+    from ivdtool.volumes import read_volume
+    from ivdtool.writers import default_name
+
+    outputs = _outputs(paths, images, output, default_name)
+    pictures = _outputs(paths, images, qc, lambda path: f"{nifti_stem(path)}.png")
+    loaded = load_model(model, device, threads)
+    preprocessing = adapt_preprocessing(loaded.info.preprocessing, slices, slab_mm, normalisation)
+    plane = PlaneConfig(reach_mm=0) if middle else PlaneConfig()
+    config = LabelConfig(preprocessing, plane)
+    start_up = time.perf_counter() - started
+
+    documents: list[dict[str, Any]] = []
+    failures: list[IvdtoolError] = []
+    for path in paths:
+        try:
+            started = time.perf_counter()
+            scan = read_volume(path, which)
+            reading = time.perf_counter() - started
+            result = label_discs(scan, loaded, config)
+            started = time.perf_counter()
+            _write_result(result, outputs.get(path), pictures.get(path), reproducible)
+            seconds = {"reading": reading, **result.seconds}
+            seconds["writing"] = time.perf_counter() - started
+        except IvdtoolError as error:
+            if len(paths) == 1 or isinstance(error, UsageError):
+                raise
+            complain(error)
+            failures.append(error)
+            continue
+        log.info("%s: %d discs", path, len(result.labels.discs))
+        documents.append(result.labels.to_dict())
+        for warning in result.labels.warnings:
+            click.echo(f"Warning: {path}: {warning}", err=True)
+        if not (quiet or as_json):
+            _print_discs(path, result, outputs.get(path))
+        if explain or explain_tree is not None:
+            _explain(result, loaded.info, explain and not as_json, explain_tree)
+        if verbose:
+            _print_times({"start-up": start_up, **seconds})
+    if as_json:
+        click.echo(json.dumps(documents[0] if len(paths) == 1 else documents, indent=2))
+    if failures:
+        click.echo(f"{len(failures)} of {len(paths)} images failed.", err=True)
+    return 1 if failures else 0
+
+
+def _volume_option(value: str | None) -> int | str | None:
+    if value is None or value == "mean":
+        return value
+    if not value.isdigit():
+        raise UsageError(f"--volume takes a number or mean, not {value}")
+    return int(value)
+
+
+def _find_images(images: tuple[Path, ...]) -> list[Path]:
+    """Files as given; folders searched for NIfTI files, label files and derivatives left out."""
+    found: list[Path] = []
+    for path in images:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [
+            file
+            for file in sorted(path.rglob("*.nii*"))
+            if file.name.endswith((".nii", ".nii.gz"))
+            and "derivatives" not in file.relative_to(path).parts
+            and "_label" not in file.name
+        ]
+        if not inside:
+            raise InputError(f"{path}: no .nii or .nii.gz file in this folder")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def _outputs(
+    paths: list[Path], images: tuple[Path, ...], output: Path | None, name: Callable[[Path], str]
+) -> dict[Path, Path]:
+    """Which file each image's result goes to; a name with a suffix is one file."""
+    if output is None:
+        return {}
+    if output.name.endswith((".nii", ".nii.gz", ".png")) and not output.is_dir():
+        if len(paths) > 1 or images[0].is_dir():
+            raise UsageError(f"{output}: one file for {len(paths)} images; give a folder")
+        return {paths[0]: output}
+    targets = {path: output / name(path) for path in paths}
+    if len(set(targets.values())) < len(targets):
+        raise UsageError(f"{output}: images of the same name would overwrite each other's results")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{output}: cannot make this folder: {error.strerror}") from error
+    return targets
+
+
+def _write_result(
+    result: "Result", output: Path | None, picture: Path | None, reproducible: bool
+) -> None:
+    from ivdtool.writers import write_labels
+
+    if output is not None:
+        write_labels(result.labels, output, reproducible)
+    if picture is not None:
+        from ivdtool.overlay import OverlayPoint, write_overlay
+
+        image = result.image
+        discs = [
+            OverlayPoint(float(row), float(col), disc.name, disc.confidence)
+            for (row, col), disc in zip(
+                result.assignment.positions, result.labels.discs, strict=True
+            )
+        ]
+        title = result.labels.source.name
+        write_overlay(picture, image.pixels, image.grid.spacing_mm, discs, title)
+
+
+def _print_discs(path: Path, result: "Result", output: Path | None) -> None:
+    click.echo(f"{path}: {len(result.labels.discs)} discs" + (f" -> {output}" if output else ""))
+    click.echo("  value  disc           x         y         z   score  confidence")
+    for disc in result.labels.discs:
+        x, y, z = disc.world_mm
+        click.echo(
+            f"  {disc.label:>5}  {disc.name:<8} {x:9.2f} {y:9.2f} {z:9.2f}   {disc.score:5.2f}"
+            f"  {disc.confidence:10.2f}"
+        )
+
+
+def _explain(result: "Result", info: "ModelInfo", to_terminal: bool, tree: Path | None) -> None:
+    from ivdtool.explain import explain_search, write_tree
+
+    if to_terminal:
+        click.echo(explain_search(result.candidates, info.skeleton, info.search, result.assignment))
+    if tree is not None:
+        write_tree(tree, result.candidates, info.skeleton, info.search)
+
+
+def _print_times(seconds: dict[str, float]) -> None:
+    stages = "  ".join(f"{stage} {1000 * value:.0f}" for stage, value in seconds.items())
+    click.echo(f"  ms: {stages}  total {1000 * sum(seconds.values()):.0f}")
