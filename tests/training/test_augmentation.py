@@ -20,6 +20,7 @@ WILD = AugmentationConfig(
     scale=2,
     aspect=1.3,
     bend_mm=30,
+    stretch=0.5,
     shift_mm=150,
     crop_rows=1,
     crop_cols=1,
@@ -69,6 +70,24 @@ def test_points_move_with_the_image() -> None:
             assert pixels[tuple(np.rint(point).astype(int))] > 0.9, seed
             assert centroid(pixels, point) == pytest.approx(list(point), abs=0.3), seed
     assert found > 150
+
+
+@pytest.mark.usefixtures("same_contrast")
+def test_points_move_with_a_stretched_image() -> None:
+    """Dots become ovals with a slant, so that their middles say less than their peaks."""
+    steps, found = set(), 0
+    for seed in range(60):
+        config = AugmentationConfig(rotation_deg=0, scale=1, aspect=1, bend_mm=0, stretch=0.5)
+        crop = cut(dots(), replace(config, crop_rows=0, crop_cols=0), seed, (320, 256))
+        for point, inside in zip(crop.points, crop.inside_mm, strict=True):
+            if inside >= 4:
+                found += 1
+                assert crop.pixels[tuple(np.rint(point).astype(int))] > 0.9, seed
+        steps |= set(np.diff(crop.points[:, 0]).round())
+    assert found > 100
+    truth = np.diff(POINTS[:, 0])
+    assert min(steps) < truth.min() - 5
+    assert max(steps) > truth.max() + 5
 
 
 @pytest.mark.usefixtures("same_contrast")
