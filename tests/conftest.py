@@ -26,6 +26,13 @@ def scorer(data: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def scorer_script(scorer: ModuleType) -> Path:
+    """The same as a file to run."""
+    assert scorer.__file__ is not None
+    return Path(scorer.__file__)
+
+
+@pytest.fixture(scope="session")
 def stacks(data: Path) -> ModuleType:
     """A generator of search problems written independently of ivdtool."""
     return load_tool(data, "synthetic_stacks")

@@ -57,7 +57,7 @@ def test_version_of_python_and_core_agree(run: Run) -> None:
 def test_help_lists_the_commands(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("label", "train", "export", "evaluate", "phantom", "model"):
+    for command in ("label", "train", "export", "evaluate", "check-data", "phantom", "model"):
         assert f"  {command} " in out
 
 
@@ -301,15 +301,60 @@ def test_phantoms_are_labelled_and_evaluated(run: Run, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     assert run("phantom", "-o", data, "--count", 2, "--seed", 40, "--region", "lumbar")[0] == 0
     assert run("label", data, "-o", out, "-q")[0] == 0
-    code, table, _ = run(
-        "evaluate", out, data, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"
-    )
-    assert code == 0
-    assert table.splitlines()[0].split()[:4] == ["group", "images", "discs", "found_pct"]
+    files = ("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
+    code, table, err = run("evaluate", out, data, *files, "--report", tmp_path / "report")
+    assert (code, err) == (0, "")
+    assert "found_pct" in table
+    for group in ("all", "region:lumbar", "contrast:T2w", "source:phantom", "L5/S1"):
+        assert any(line.startswith(f"{group} ") for line in table.splitlines())
+    assert "expected calibration error" in table
     figures = json.loads((tmp_path / "a.json").read_text())["groups"]["all"]
     assert figures["images"] == 2
     assert figures["found_pct"] >= 85
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "report" / "report.md").is_file()
+    assert run("check-data", data) == (0, "", "2 images, 2 with labels: no problems\n")
+
+
+def test_evaluate_groups_and_samples_as_asked(run: Run, tmp_path: Path) -> None:
+    write_phantoms(tmp_path, 2, seed=11, region="lumbar", spacing_mm=2.0)
+    labels = tmp_path / "derivatives" / "labels"
+    code, table, _ = run("evaluate", labels, tmp_path, "--by", "orientation", "--resamples", 0)
+    assert code == 0
+    assert "orientation:" in table
+    assert "region:" not in table
+    assert ".." not in table  # no intervals
+    code, _, err = run("evaluate", labels, tmp_path, "--by", "scanner")
+    assert code == 2
+    assert "no column scanner" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_check_data_prints_one_line_per_problem(run: Run, tmp_path: Path) -> None:
+    write_phantoms(tmp_path, 2, seed=11, region="lumbar", contrast="T2w", spacing_mm=2.0)
+    for labels in tmp_path.glob("derivatives/labels/sub-ph001/anat/*"):
+        labels.unlink()
+    image = next((tmp_path / "sub-ph000").rglob("*.nii.gz"))
+    image.write_bytes(image.read_bytes()[:5000])
+    code, out, err = run("check-data", tmp_path)
+    assert code == 1
+    assert [line.partition(":")[0] for line in out.splitlines()] == [
+        str(image),
+        str(next((tmp_path / "sub-ph001").rglob("*.nii.gz"))),
+    ]
+    assert err == "2 images, 1 with labels: 2 problems\n"
+    code, out, _ = run("check-data", tmp_path, "--json")
+    assert code == 1
+    document = json.loads(out)
+    assert (document["images"], document["label_files"]) == (2, 1)
+    assert [own["kind"] for own in document["problems"]] == ["image", "labels-missing"]
+    assert all({"kind", "path", "what", "todo"} == own.keys() for own in document["problems"])
+
+
+def test_check_data_of_no_data_set_is_exit_3(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("check-data", tmp_path)
+    assert (code, out) == (3, "")
+    assert "give a BIDS data set" in err
 
 
 def test_module_runs_as_a_program(tmp_path: Path) -> None:

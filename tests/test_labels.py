@@ -286,6 +286,26 @@ def test_saved_labels_read_back_exactly(tmp_path: Path) -> None:
         assert found.warnings == ()
 
 
+def test_saved_points_outside_the_image_read_back_exactly(tmp_path: Path) -> None:
+    """They have the nearest voxel inside."""
+    labels = make_labels({3: (5, 20, SHAPE[2] + 4.5), 4: (5, 22, 63.9), 5: (-2.4, 22, 40)})
+    labels.save(tmp_path / "out.nii.gz")
+    found = read_labels(tmp_path / "out.nii.gz")
+    for disc in labels.discs:
+        assert np.allclose(found.points[disc.label], disc.world_mm, atol=1e-6)
+    assert found.warnings == ()
+
+
+def test_confidence_is_read(tmp_path: Path) -> None:
+    labels = make_labels({3: (5, 20.3, 80.2), 4: (5, 22.2, 63.9)})
+    labels.save(tmp_path / "out.nii.gz")
+    expected = {disc.label: disc.confidence for disc in labels.discs}
+    for name in ("out.nii.gz", "out.json"):
+        assert read_labels(tmp_path / name).confidence == expected
+    (tmp_path / "out.json").unlink()
+    assert read_labels(tmp_path / "out.nii.gz").confidence == {}
+
+
 def test_image_without_sidecar_gives_voxel_centres(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a_label-discs.nii.gz", {(5, 20, 80): 3, (5, 21, 60): 4}, np.uint8)
     found = read_labels(path)
@@ -339,6 +359,8 @@ def test_edited_image_wins_over_a_stale_sidecar(tmp_path: Path) -> None:
     assert np.allclose(found.points[4], apply_affine(affine, [5, 25, 58]))
     assert np.allclose(found.points[5], apply_affine(affine, [5, 25, 40]))
     assert found.warnings == ("labels [4, 5] differ from the sidecar; the image is taken",)
+    assert found.disputed == {4, 5}
+    assert list(found.confidence) == [3]  # what was said of a point says nothing of another
 
 
 def test_other_values(tmp_path: Path) -> None:
@@ -388,6 +410,8 @@ def test_bad_images_are_refused(
         '{"Discs": [{"label": 3, "world_mm": [0, 0, "a"]}]}',
         '{"Discs": [{"world_mm": [0, 0, 1]}]}',
         '{"Discs": [{"label": 3, "world_mm": [0, 0, 1]}, {"label": 3, "world_mm": [0, 0, 1]}]}',
+        '{"Discs": [{"label": 3, "world_mm": [0, 0, 1], "confidence": 1.5}]}',
+        '{"Discs": [{"label": 3, "world_mm": [0, 0, 1], "confidence": "high"}]}',
         '{"Discs": 3}',
         '{"UnknownLabels": ["a"]}',
         "\x00\xff",

@@ -66,6 +66,33 @@ def test_regions_and_doubts_differ() -> None:
     assert all(hollow[centre].max() == 0 for centre in centres)
 
 
+def test_truth_beside_predictions() -> None:
+    """Names of the truth stand in front, where the picture is widened; colours say what is right."""
+    points = [
+        OverlayPoint(20, 5, "L3/L4", 0.9, right=True),
+        OverlayPoint(60, 5, "L4/L5", 0.9, right=False),
+        OverlayPoint(100, 5, "L5/S1"),
+    ]
+    truth = [OverlayPoint(20, 8, "L3/L4", right=True), OverlayPoint(75, 8, "L4/L5", right=False)]
+    alone = draw_overlay(np.zeros((140, 200)), (1.0, 1.0), points)
+    both = draw_overlay(np.zeros((140, 200)), (1.0, 1.0), points, "", truth)
+    widened = both.width - alone.width
+    assert widened > 0
+    picture = np.asarray(both)
+
+    def colour(point: OverlayPoint) -> tuple[int, ...]:
+        row, col = (round((x + 0.5) * 3.2) for x in (point.row, point.col))
+        return tuple(picture[HEADER + row, widened + col].tolist())
+
+    right, wrong, unknown = map(colour, points)
+    assert len({right, wrong, unknown}) == 3
+    assert [colour(point) for point in truth] == [unknown, wrong]
+    names = picture[HEADER:, :widened].max(axis=2).max(axis=1)
+    assert names[50:80].max() > 200  # row 20: the name of L3/L4
+    assert names[95:200].max() == 0
+    assert names[225:255].max() > 200
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"\(H, W\)"):
         draw_overlay(np.zeros((3, 4, 5)), (1.0, 1.0), [])

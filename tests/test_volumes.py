@@ -20,7 +20,7 @@ from nibabel.eulerangles import euler2mat
 
 from ivdtool.errors import InputError, UsageError
 from ivdtool.preprocessing import PreprocessingConfig, prepare_image
-from ivdtool.volumes import Volume, read_volume
+from ivdtool.volumes import Volume, read_affine, read_volume
 
 SHAPE = (5, 46, 60)  # right, anterior, superior
 ORIENTATIONS = [
@@ -387,6 +387,19 @@ def test_permission_errors_are_told(
         read_volume(path)
 
 
+@pytest.mark.parametrize("shape", [(12, 60, 60), (12, 60, 60, 4), (12, 60, 60, 1)])
+def test_affine_without_the_voxels(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    voxels = np.zeros(shape, np.int16)
+    path = save(tmp_path / "a.nii.gz", nib.Nifti1Image(voxels, make_affine()))
+    expected = read_volume(path, volume=0).affine
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:352]))
+    assert np.array_equal(read_affine(path), expected)
+    with pytest.raises(InputError):
+        read_volume(path, volume=0)
+    with pytest.raises(InputError, match="no such file"):
+        read_affine(tmp_path / "b.nii.gz")
+
+
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -398,6 +411,9 @@ def test_a_damaged_header_is_read_or_refused(tmp_path: Path, edits: dict[int, in
         content[place] = value
     path.write_bytes(content)
     with contextlib.suppress(InputError):  # the only error there may be
+        read_affine(path)
+    with contextlib.suppress(InputError):
         volume = read_volume(path)
         assert np.isfinite(volume.affine).all()
+        assert np.array_equal(read_affine(path), volume.affine)
         assert np.isfinite(prepare_image(volume, PreprocessingConfig()).pixels).all()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ivdtool.errors import InputError
-from ivdtool.files import NIFTI_SUFFIXES
+from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
 from ivdtool.labels import find_label_file
 
-__all__ = ["BidsImage", "find_images"]
+__all__ = ["BidsImage", "find_images", "read_participants"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ class BidsImage:
     participant: Mapping[str, str]
     labels: Path | None
 
+    @property
+    def contrast(self) -> str:
+        """The name without subject, session and run: ``T2w``, ``acq-dixon_T2w``."""
+        parts = nifti_stem(self.path).split("_")
+        return "_".join(part for part in parts if not part.startswith(("sub-", "ses-", "run-")))
+
 
 def find_images(dataset: Path) -> list[BidsImage]:
     """Return the images in the anat folders of a data set, by path.
@@ -35,7 +41,7 @@ def find_images(dataset: Path) -> list[BidsImage]:
     Raises:
         InputError: participants.tsv has no column participant_id.
     """
-    participants = _participants(dataset)
+    participants = {row["participant_id"]: row for row in read_participants(dataset)}
     images = []
     for path in sorted(dataset.glob("sub-*/**/anat/*.nii*")):
         if path.name.endswith(NIFTI_SUFFIXES):
@@ -45,12 +51,20 @@ def find_images(dataset: Path) -> list[BidsImage]:
     return images
 
 
-def _participants(dataset: Path) -> dict[str, dict[str, str]]:
+def read_participants(dataset: Path) -> list[dict[str, str]]:
+    """Return the rows of participants.tsv by column; none without that file.
+
+    Raises:
+        InputError: the table has no column participant_id, or is no text.
+    """
     table = dataset / "participants.tsv"
     if not table.is_file():
-        return {}
-    with table.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets add a signature
-        rows = csv.DictReader(lines, delimiter="\t")
-        if "participant_id" not in (rows.fieldnames or ()):
-            raise InputError(f"{table}: no column participant_id; columns are split by tabs")
-        return {row["participant_id"]: row for row in rows}
+        return []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:  # some programs add a signature
+            rows = csv.DictReader(lines, delimiter="\t")
+            if "participant_id" not in (rows.fieldnames or ()):
+                raise InputError(f"{table}: no column participant_id; columns are split by tabs")
+            return [{k: v or "" for k, v in row.items() if k is not None} for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: not a table in UTF-8 ({error}); save it as such") from error

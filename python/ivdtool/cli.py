@@ -7,6 +7,7 @@ import click
 
 from ivdtool import __version__
 from ivdtool.commands.benchmark import benchmark
+from ivdtool.commands.check_data import check_data
 from ivdtool.commands.evaluate import evaluate
 from ivdtool.commands.export import export
 from ivdtool.commands.label import label
@@ -73,5 +74,8 @@ def cli() -> None:
     """Find and name every intervertebral disc in a sagittal spine MRI."""
 
 
-for command in (label, train, export, evaluate, phantom, show_model, benchmark, skeleton):
+COMMANDS = (
+    label, train, export, evaluate, check_data, phantom, show_model, benchmark, skeleton,
+)  # fmt: skip
+for command in COMMANDS:
     cli.add_command(command)

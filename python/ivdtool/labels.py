@@ -20,7 +20,17 @@ from ivdtool.errors import InputError
 from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
 from ivdtool.volumes import Volume, read_volume
 
-__all__ = ["Disc", "DiscLabels", "LabelPoints", "find_label_file", "read_labels"]
+__all__ = [
+    "LABEL_SUFFIXES",
+    "LANDMARKS",
+    "MAX_ROUNDING",
+    "Disc",
+    "DiscLabels",
+    "LabelPoints",
+    "find_label_file",
+    "label_voxels",
+    "read_labels",
+]
 
 Point = npt.NDArray[np.float64]
 
@@ -180,6 +190,8 @@ class LabelPoints:
         unknown: labels that may be in view but were not annotated; they count for nothing.
         absent: labels known to be out of view.
         uncertain: labels among `points` that the annotator doubts.
+        confidence: of labels among `points`, 0..1, where a program gave one.
+        disputed: labels that only one of image and sidecar has, or that they place differently.
         warnings: what is odd about the file, one line each.
     """
 
@@ -187,6 +199,8 @@ class LabelPoints:
     unknown: frozenset[int] = frozenset()
     absent: frozenset[int] = frozenset()
     uncertain: frozenset[int] = frozenset()
+    confidence: Mapping[int, float] = field(default_factory=dict)
+    disputed: frozenset[int] = frozenset()
     warnings: tuple[str, ...] = ()
 
 
@@ -231,14 +245,20 @@ def read_labels(path: str | Path) -> LabelPoints:
     found = _read_image(volume)
     sidecar = path.with_name(f"{nifti_stem(path)}.json")
     if sidecar.is_file():
-        found = _refine(found, _read_sidecar(sidecar), volume.affine)
+        found = _refine(found, _read_sidecar(sidecar), volume)
     return _checked(found)
 
 
-def _read_image(volume: Volume) -> LabelPoints:
+def label_voxels(volume: Volume) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Return the (N, 3) voxels of a label image that are not 0, and their (N,) values."""
     background = -volume.inter / volume.slope
     voxels = np.argwhere(volume.data != background)
-    stored = volume.data[tuple(voxels.T)].astype(np.float64) * volume.slope + volume.inter
+    stored = volume.data[tuple(voxels.T)].astype(np.float64)
+    return voxels, stored * volume.slope + volume.inter
+
+
+def _read_image(volume: Volume) -> LabelPoints:
+    voxels, stored = label_voxels(volume)
     if not np.isfinite(stored).all() or (np.abs(stored - np.rint(stored)) > MAX_ROUNDING).any():
         raise InputError(f"{volume.path}: values that are no integers; not a label image")
     values, first, counts = np.unique(np.rint(stored), return_index=True, return_counts=True)
@@ -262,6 +282,11 @@ def _read_sidecar(path: Path) -> LabelPoints:
             unknown=frozenset(map(index, document.get("UnknownLabels", ()))),
             absent=frozenset(map(index, document.get("AbsentLabels", ()))),
             uncertain=frozenset(index(d["label"]) for d in discs if not d.get("certain", True)),
+            confidence={
+                index(disc["label"]): _probability(disc["confidence"])
+                for disc in discs
+                if disc.get("confidence") is not None
+            },
         )
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
@@ -280,22 +305,35 @@ def _sidecar_point(disc: Mapping[str, Any]) -> tuple[int, Point]:
     return label, point
 
 
-def _refine(
-    image: LabelPoints, sidecar: LabelPoints, affine: npt.NDArray[np.float64]
-) -> LabelPoints:
+def _probability(value: Any) -> float:
+    probability = float(value)
+    if not 0 <= probability <= 1:
+        raise ValueError(f"confidence {value} does not lie in 0..1")
+    return probability
+
+
+def _refine(image: LabelPoints, sidecar: LabelPoints, volume: Volume) -> LabelPoints:
     """The points of a label image, made exact by its sidecar."""
-    to_voxels = np.linalg.inv(affine[:3, :3])
-    exact = {
-        label: sidecar.points[label]
-        for label, point in image.points.items()
-        if label in sidecar.points
-        and np.abs(to_voxels @ (sidecar.points[label] - point)).max() <= MAX_SIDECAR_VOXELS
-    }
+    to_voxels, last = np.linalg.inv(volume.affine), np.array(volume.shape) - 1
+    exact = {}
+    for label in image.points.keys() & sidecar.points:
+        voxels = apply_affine(to_voxels, [image.points[label], sidecar.points[label]])
+        # a disc just outside the image has the nearest voxel inside
+        if np.abs(np.subtract(*voxels.clip(0, last))).max() <= MAX_SIDECAR_VOXELS:
+            exact[label] = sidecar.points[label]
     warnings = image.warnings
-    different = (image.points.keys() | sidecar.points.keys()) & (set(ALL_LABELS) - exact.keys())
-    if sidecar.points and different:
-        warnings += (f"labels {sorted(different)} differ from the sidecar; the image is taken",)
-    return replace(sidecar, points={**image.points, **exact}, warnings=warnings)
+    both = image.points.keys() | sidecar.points.keys()
+    disputed = frozenset(both & set(ALL_LABELS) - exact.keys() if sidecar.points else ())
+    if disputed:
+        warnings += (f"labels {sorted(disputed)} differ from the sidecar; the image is taken",)
+    confidence = {label: sidecar.confidence[label] for label in exact.keys() & sidecar.confidence}
+    return replace(
+        sidecar,
+        points={**image.points, **exact},
+        confidence=confidence,  # what was said of a point says nothing of one that was moved
+        disputed=disputed,
+        warnings=warnings,
+    )
 
 
 def _checked(found: LabelPoints) -> LabelPoints:
@@ -311,7 +349,10 @@ def _checked(found: LabelPoints) -> LabelPoints:
                 f"{disc_name(below)} ({below}) does not lie below {disc_name(label)} ({label})",
             )
     uncertain = found.uncertain.intersection(points)
-    return replace(found, points=points, uncertain=uncertain, warnings=warnings)
+    confidence = {label: value for label, value in found.confidence.items() if label in points}
+    return replace(
+        found, points=points, uncertain=uncertain, confidence=confidence, warnings=warnings
+    )
 
 
 def _nearest_free_voxel(

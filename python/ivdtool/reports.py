@@ -1,82 +1,83 @@
-"""Folders compared and figures laid out: tables, JSON, CSV."""
+"""Figures laid out for people and programs: tables, JSON, CSV."""
 
 import csv
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ivdtool.bids import find_images
+from ivdtool import __version__
 from ivdtool.discs import disc_name
-from ivdtool.errors import InputError
-from ivdtool.evaluation import CaseScore, Summary, score_case, summarise
-from ivdtool.files import NIFTI_SUFFIXES, atomic_write, nifti_stem
-from ivdtool.labels import LABEL_SUFFIXES, LabelPoints, read_labels
+from ivdtool.evaluation import CaseScore, Summary
+from ivdtool.files import atomic_write
 from ivdtool.metadata import ModelInfo
-from ivdtool.volumes import read_volume
+from ivdtool.scoring import Evaluation
 
 __all__ = [
+    "LABEL_AWARE",
+    "LEVEL",
+    "PAPERS",
+    "describe_evaluation",
     "describe_model",
-    "evaluate_folder",
-    "figures",
     "format_table",
     "write_cases",
+    "write_discs",
     "write_figures",
+    "write_summaries",
 ]
 
-
-def evaluate_folder(
-    predictions: Path, dataset: Path, split: str | None, by: str = "region"
-) -> dict[str, Summary]:
-    """Score label files against a BIDS data set; an image without one counts as all missed.
-
-    Args:
-        predictions: folder tree of label files named after their images.
-        dataset: BIDS data set with participants.tsv and derivatives/labels.
-        split: only this split.
-        by: column of participants.tsv that makes the groups.
-
-    Returns:
-        The summary of ``all`` images and of each group, by name.
-
-    Raises:
-        InputError: no image matches, or a label file is unusable.
-    """
-    found = _label_files(predictions)
-    scores: list[CaseScore] = []
-    for image in find_images(dataset):
-        row = image.participant
-        if image.labels is None or (split is not None and row.get("split") != split):
-            continue
-        reference = read_labels(image.labels)
-        ignored = (reference.unknown | reference.uncertain) - {0}
-        if not set(reference.points) - ignored:
-            continue
-        stem = nifti_stem(image.path)
-        predicted = read_labels(found[stem]) if stem in found else LabelPoints({})
-        affine = read_volume(image.path, volume=0).affine
-        group = row.get(by) or "unknown"
-        scores.append(score_case(stem, group, predicted.points, reference.points, ignored, affine))
-    if not scores:
-        raise InputError(f"{dataset}: no labelled image" + (f" of split {split}" if split else ""))
-    groups = {"all": summarise(scores)}
-    for group in sorted({score.group for score in scores}):
-        groups[group] = summarise([score for score in scores if score.group == group])
-    return groups
+LABEL_AWARE = (
+    "images", "discs", "found_pct", "precision_pct", "identified_pct", "shifted", "perfect_images",
+    "l2_mean", "l2_std", "l2_median", "l2_p95", "si_mean", "si_std",
+)  # fmt: skip
+PAPERS = ("paper_dtt_mean", "paper_dtt_std", "paper_fnr_pct", "paper_fpr_pct")
+LEVEL = (
+    "discs", "found_pct", "precision_pct", "mislabelled_pct", "l2_mean", "l2_median", "l2_p95",
+    "si_mean", *PAPERS,
+)  # fmt: skip
 
 
-def figures(summary: Summary) -> dict[str, float]:
-    """Return the figures of a summary by name, without its cases."""
-    return {
-        field.name: getattr(summary, field.name)
-        for field in fields(summary)
-        if field.name != "cases"
-    }
+def describe_evaluation(evaluation: Evaluation) -> str:
+    """Return the tables of an evaluation: label-aware figures, the papers', then by level."""
+    groups, levels = evaluation.groups, evaluation.levels
+    tables = [
+        ("right label within 5 mm in the sagittal plane", groups, LABEL_AWARE),
+        ("as in the papers: nearest point superior-inferior, labels ignored", groups, PAPERS),
+        ("by level", levels, LEVEL),
+    ]
+    blocks = [
+        f"{title}\n" + format_table({name: _row(own, columns) for name, own in rows.items()})
+        for title, rows, columns in tables
+    ]
+    notes = []
+    if evaluation.reliability is not None:
+        notes.append(
+            f"confidence: expected calibration error {evaluation.reliability.ece:.3f} "
+            f"over {evaluation.reliability.count} discs"
+        )
+    if missing := evaluation.missing:
+        more = " ..." if len(missing) > 8 else ""
+        notes.append(
+            f"no prediction, so all missed: {len(missing)} of {len(evaluation.images)} images: "
+            f"{' '.join(missing[:8])}{more}"
+        )
+    return "\n\n".join(blocks + (["\n".join(notes)] if notes else []))
 
 
-def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+def _row(summary: Summary, columns: Sequence[str]) -> dict[str, float | str]:
+    """The columns, with the interval of the share found beside it."""
+    row: dict[str, float | str] = {}
+    for name in columns:
+        row[name] = getattr(summary, name)
+        if name == "found_pct":
+            low, high = summary.intervals.get(name, (math.nan, math.nan))
+            row["(95 % interval)"] = "" if math.isnan(low) else f"{low:.1f}..{high:.1f}"
+    return row
+
+
+def format_table(rows: Mapping[str, Mapping[str, float | str]]) -> str:
     """Lay out rows of figures under their names, one row per line."""
     columns = list(next(iter(rows.values())))
     lines = [["group", *columns]]
@@ -91,37 +92,129 @@ def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-def write_figures(groups: Mapping[str, Summary], path: Path) -> None:
-    """Write the figures of all groups and the scores of all cases as JSON."""
+def write_figures(evaluation: Evaluation, path: Path) -> None:
+    """Write everything as JSON: all figures with their intervals, and every image and disc.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
     document = {
-        "groups": {name: _plain(figures(summary)) for name, summary in groups.items()},
-        "cases": [asdict(case) for case in groups["all"].cases],
-    }
+        "ivdtool": __version__,
+        "predictions": str(evaluation.predictions),
+        "dataset": str(evaluation.dataset),
+        "split": evaluation.split,
+        "resamples": evaluation.resamples,
+        "seed": evaluation.seed,
+        "groups": {name: _document(own) for name, own in evaluation.groups.items()},
+        "levels": {name: _document(own) for name, own in evaluation.levels.items()},
+        "reliability": evaluation.reliability and asdict(evaluation.reliability),
+        "missing": evaluation.missing,
+        "cases": [
+            {**_case(own.score), "discs": [asdict(d) for d in own.score.discs],
+             "predictions": [asdict(p) for p in own.score.predictions]}
+            for own in evaluation.images
+        ],
+    }  # fmt: skip
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(_plain(document), indent=1, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def write_cases(summary: Summary, path: Path) -> None:
-    """Write one CSV row per image."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["case", "group", "discs", "missed", "false", "mislabelled", "shifted", "l2_mean_mm"]
-        )
-        for case in summary.cases:
-            mean = sum(case.l2_mm) / len(case.l2_mm) if case.l2_mm else math.nan
-            writer.writerow(
-                [
-                    case.case,
-                    case.group,
-                    len(case.labels),
-                    case.missed,
-                    case.false,
-                    case.mislabelled,
-                    int(case.shifted),
-                    f"{mean:.3f}",
-                ]
+def write_cases(evaluation: Evaluation, path: Path) -> None:
+    """Write one CSV row per image.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    _write_csv(path, [_case(own.score) for own in evaluation.images])
+
+
+def write_discs(evaluation: Evaluation, path: Path) -> None:
+    """Write one CSV row per disc that is in the reference, predicted, or both.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    rows = []
+    for own in evaluation.images:
+        discs = {disc.label: disc for disc in own.score.discs}
+        predictions = {prediction.label: prediction for prediction in own.score.predictions}
+        for label in sorted(discs.keys() | predictions.keys()):
+            disc, prediction = discs.get(label), predictions.get(label)
+            rows.append(
+                {
+                    "case": own.score.case,
+                    "label": label,
+                    "name": disc_name(label),
+                    "annotated": int(disc is not None),
+                    "predicted": int(prediction is not None),
+                    "found": int(disc is not None and disc.found),
+                    "confidence": prediction and prediction.confidence,
+                    "l2_mm": disc and disc.l2_mm,
+                    "si_mm": disc and disc.si_mm,
+                    "nearest_si_mm": disc and disc.nearest_si_mm,
+                    "hit_by": disc and disc.other_label,
+                }
             )
+    _write_csv(path, rows)
+
+
+def write_summaries(summaries: Mapping[str, Summary], path: Path) -> None:
+    """Write one CSV row per group, with the bounds of the intervals.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    rows = []
+    for group, summary in summaries.items():
+        row: dict[str, Any] = {"group": group}
+        for name, value in summary.figures().items():
+            row[name] = value
+            if name in summary.intervals:
+                row[f"{name}_low"], row[f"{name}_high"] = summary.intervals[name]
+        rows.append(row)
+    _write_csv(path, rows)
+
+
+def _document(summary: Summary) -> dict[str, Any]:
+    intervals = {name: list(bounds) for name, bounds in summary.intervals.items()}
+    return {**summary.figures(), "intervals": intervals}
+
+
+def _case(score: CaseScore) -> dict[str, Any]:
+    mean = sum(score.l2_mm) / len(score.l2_mm) if score.l2_mm else math.nan
+    return {
+        "case": score.case,
+        "subject": score.subject,
+        **score.groups,
+        "annotated": len(score.discs),
+        "predicted": len(score.predictions),
+        "missed": score.missed,
+        "false": score.false,
+        "mislabelled": score.mislabelled,
+        "shifted": int(score.shifted),
+        "offset": score.offset,
+        "l2_mean_mm": mean,
+        "l2_max_mm": max(score.l2_mm, default=math.nan),
+        "paper_missed": score.paper_missed,
+        "paper_false": score.paper_false,
+    }
+
+
+def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows under the union of their columns; what is missing or NaN is left empty."""
+    table = [{k: _cell(v) for k, v in row.items()} for row in rows]
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else ""
+    return value
 
 
 def describe_model(info: ModelInfo, sha256: str, path: Path) -> str:
@@ -148,22 +241,14 @@ def describe_model(info: ModelInfo, sha256: str, path: Path) -> str:
     return "\n".join(lines)
 
 
-def _label_files(folder: Path) -> dict[str, Path]:
-    """Image stem to label file, over a folder tree."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.nii*")):
-        if not path.name.endswith(NIFTI_SUFFIXES):
-            continue
-        stem = nifti_stem(path)
-        for suffix in LABEL_SUFFIXES:
-            if stem.endswith(suffix):
-                found.setdefault(stem.removesuffix(suffix), path)
-    return found
+def _number(value: float | str) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.2f}"
-
-
-def _plain(row: Mapping[str, float]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it: NaN is null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

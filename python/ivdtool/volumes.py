@@ -2,6 +2,8 @@
 
 import gzip
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from ivdtool.errors import InputError, UsageError
 
-__all__ = ["Volume", "read_volume"]
+__all__ = ["AFFINE_TOLERANCE_MM", "Volume", "header_affine", "read_affine", "read_volume"]
 
 Affine = npt.NDArray[np.float64]
 
@@ -101,24 +103,30 @@ def read_volume(path: str | Path, volume: int | str | None = None) -> Volume:
     """
     path = Path(path)
     header, data, slope, inter = _read_file(path, volume)
-    affine, warnings = _affine(path, header, data.shape)
+    affine, warnings = header_affine(path, header, data.shape)
     result = Volume(path, data, slope, inter, affine, header)
     warnings += _check_geometry(result)
     return replace(result, warnings=tuple(warnings))
 
 
+def read_affine(path: str | Path) -> Affine:
+    """Return the (4, 4) affine that `read_volume` would, from the header alone.
+
+    Raises:
+        InputError: the header is unreadable, damaged or places no voxels in space.
+    """
+    path = Path(path)
+    with _input_errors(path):
+        image = _load(path)
+        shape = (*image.shape, 1, 1)[:3]
+    return header_affine(path, image.header, shape)[0]
+
+
 def _read_file(
     path: Path, volume: int | str | None
 ) -> tuple[nib.Nifti1Header, npt.NDArray[Any], float, float]:
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: not a NIfTI file name; give a .nii or .nii.gz file")
-    try:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise InputError(f"{path}: {what}; give the path of a .nii or .nii.gz file")
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise InputError(f"{path}: not a NIfTI file; convert it to .nii.gz first")
+    with _input_errors(path):
+        image = _load(path)
         proxy: Any = image.dataobj
         if proxy.dtype.fields is not None or np.issubdtype(proxy.dtype, np.complexfloating):
             raise InputError(
@@ -128,6 +136,26 @@ def _read_file(
             data, slope, inter = _read_compressed_voxels(path, proxy, volume)
         else:
             data, slope, inter = _read_voxels(path, proxy, volume)
+    return image.header, data, slope, inter
+
+
+def _load(path: Path) -> nib.Nifti1Image:
+    """The image without its voxels."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: not a NIfTI file name; give a .nii or .nii.gz file")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {what}; give the path of a .nii or .nii.gz file")
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{path}: not a NIfTI file; convert it to .nii.gz first")
+    return image
+
+
+@contextmanager
+def _input_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read; change its mode or owner") from error
     except (
@@ -144,7 +172,6 @@ def _read_file(
         raise InputError(
             f"{path}: damaged or not a NIfTI file ({reason}); copy or convert it again"
         ) from error
-    return image.header, data, slope, inter
 
 
 def _read_compressed_voxels(
@@ -186,10 +213,19 @@ def _read_voxels(
     return proxy.reshape(shape)[..., volume], 1.0, 0.0  # nibabel has scaled it
 
 
-def _affine(
+def header_affine(
     path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]
 ) -> tuple[Affine, list[str]]:
-    """sform if its code says so, else qform, else voxel sizes alone; and what is doubtful."""
+    """Return sform if its code says so, else qform, else voxel sizes alone; and what is doubtful.
+
+    Args:
+        path: of the file, for the error.
+        header: of the image.
+        shape: (I, J, K); at its corners sform and qform are compared.
+
+    Raises:
+        InputError: the affine places no voxels in space.
+    """
     warnings: list[str] = []
     sform, qform = header.get_sform(coded=True)[0], _qform(header)
     if sform is not None and qform is not None:
