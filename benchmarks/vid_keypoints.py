@@ -261,7 +261,7 @@ def residual(points: Array, levels: Array, costs: Costs, knobs: Knobs) -> float:
     offsets = np.concatenate([[0], np.cumsum(present)])
     unit = replace(costs, weights=np.array([0.0, 0.0, 1.0]))
     found = _solve(points, np.zeros(len(points)), offsets, unit, knobs, 1e6, len(points))
-    return min(60.0, float(found[2][0, :2].sum())) if len(found[0]) else 60.0
+    return min(60.0, float(found.terms[0, :2].sum())) if len(found.costs) else 60.0
 
 
 # The search.
@@ -275,7 +275,7 @@ def _solve(
     knobs: Knobs,
     missing: float,
     min_present: int = 2,
-) -> Any:
+) -> _core.SearchResult:
     """Call the compiled search; `unary` is the cost of each candidate, of any sign."""
     base = max(0.0, -float(unary.min(initial=0.0)))  # paid by every level, present or not
     step = max(float(costs.weights[2]), 1e-6)  # weights of bodies must be positive
@@ -331,9 +331,9 @@ def search_levels(scan: Scan, costs: Costs, knobs: Knobs = KNOBS) -> Answer:
     level, index = np.nonzero(table <= table.min(axis=0) + knobs.hopeless)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(level, minlength=COUNT))])
     found = _solve(scan.points[index], table[level, index], offsets, costs, knobs, knobs.detection)
-    if len(found[0]) == 0:
-        return Answer({}, 0.0, found[6], found[7])
-    choice = found[0][0]
+    if len(found.costs) == 0:
+        return Answer({}, 0.0, found.nodes, found.optimal)
+    choice = found.choices[0]
     labels = {int(index[row]): level for level, row in enumerate(choice.tolist()) if row >= 0}
     base = COUNT * max(0.0, -float(table[level, index].min()))
     margin = np.inf
@@ -345,10 +345,10 @@ def search_levels(scan: Scan, costs: Costs, knobs: Knobs = KNOBS) -> Answer:
         costs_moved = table[levels, rows]
         half = (len(labels) + 1) // 2
         other = _solve(scan.points[rows], costs_moved, offsets, costs, knobs, knobs.detection, half)
-        if len(other[0]):
+        if len(other.costs):
             base_moved = COUNT * max(0.0, -float(costs_moved.min()))
-            margin = min(margin, (other[8] - base_moved) - (found[1][0] - base))
-    return Answer(labels, margin, found[6], found[7])
+            margin = min(margin, (other.lower_bound - base_moved) - (found.costs[0] - base))
+    return Answer(labels, margin, found.nodes, found.optimal)
 
 
 # Two simple baselines.

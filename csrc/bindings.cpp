@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -105,11 +106,12 @@ class HeatmapBuffer {
   ivdtool::HeatmapBuffer buffer_;
 };
 
-py::tuple find_candidates(const FloatArray& heatmaps, double threshold, double threshold_relative,
-                          double radius_mm, Pair spacing_mm, py::ssize_t max_candidates,
-                          bool portable) {
+py::tuple find_candidates(const FloatArray& heatmaps, py::ssize_t stride, double threshold,
+                          double threshold_relative, double radius_mm, Pair spacing_mm,
+                          py::ssize_t max_candidates, bool portable) {
   require(heatmaps.ndim() == 3, "heatmaps must be (V, H, W)");
   require(heatmaps.shape(1) > 0 && heatmaps.shape(2) > 0, "heatmaps must not be empty");
+  require(stride > 0, "stride must be positive");
   require(std::isfinite(threshold) && threshold > 0.0, "threshold must be positive");
   require(threshold_relative >= 0.0 && threshold_relative <= 1.0,
           "threshold_relative must lie in 0..1");
@@ -143,98 +145,151 @@ py::tuple find_candidates(const FloatArray& heatmaps, double threshold, double t
   double* position = positions.mutable_data();
   double* score = scores.mutable_data();
   for (const ivdtool::Candidate& candidate : candidates) {
-    *position++ = candidate.row;
-    *position++ = candidate.col;
+    *position++ = ivdtool::cell_to_pixel(candidate.row, static_cast<double>(stride));
+    *position++ = ivdtool::cell_to_pixel(candidate.col, static_cast<double>(stride));
     *score++ = candidate.score;
   }
   return py::make_tuple(positions, scores, offsets);
 }
 
-void require_finite(const DoubleArray& array, const char* message) {
-  const double* values = array.data();
-  for (py::ssize_t i = 0; i < array.size(); ++i) require(std::isfinite(values[i]), message);
+template <typename Holds>
+void require_all(const DoubleArray& array, const Holds& holds, const char* message) {
+  require(std::all_of(array.data(), array.data() + array.size(), holds), message);
 }
 
-// View candidate lists, after checking all that indexing them relies on.
+bool is_finite(double value) { return std::isfinite(value); }
+bool is_price(double value) { return std::isfinite(value) && value >= 0.0; }
+bool is_weight(double value) { return std::isfinite(value) && value > 0.0; }
+
+// All that indexing candidate lists relies on.
+void check_candidates(const DoubleArray& positions, const DoubleArray& scores,
+                      const IndexArray& offsets, py::ssize_t channels) {
+  require(positions.ndim() == 2 && positions.shape(1) == 2, "positions must be (N, 2)");
+  require(scores.ndim() == 1 && scores.shape(0) == positions.shape(0),
+          "scores must be (N), as positions");
+  require(channels >= 0 && offsets.ndim() == 1 && offsets.shape(0) == channels + 1,
+          "offsets must be (V + 1), for V channels");
+  const std::int64_t* offset = offsets.data();
+  require(offset[0] == 0 && offset[channels] == positions.shape(0) &&
+              std::is_sorted(offset, offset + channels + 1),
+          "offsets must rise from 0 to N");
+  require_all(positions, is_finite, "positions must be finite");
+  require_all(scores, is_finite, "scores must be finite");
+}
+
+// Checked again for every search: arrays may have changed since ivdtool.candidates saw them.
 ivdtool::CandidateLists candidate_lists(const DoubleArray& positions_mm, const DoubleArray& scores,
                                         const IndexArray& offsets, const DoubleArray& template_mm) {
   require(template_mm.ndim() == 2 && template_mm.shape(0) > 0 && template_mm.shape(1) == 2,
           "template_mm must be (V, 2), V > 0");
-  require(offsets.ndim() == 1 && offsets.shape(0) == template_mm.shape(0) + 1,
-          "offsets must be (V + 1)");
-  require(positions_mm.ndim() == 2 && positions_mm.shape(1) == 2, "positions_mm must be (N, 2)");
-  require(scores.ndim() == 1 && scores.shape(0) == positions_mm.shape(0), "scores must be (N)");
-  const std::int64_t* offset = offsets.data();
+  require_all(template_mm, is_finite, "template_mm must be finite");
   const py::ssize_t channels = template_mm.shape(0);
-  require(offset[0] == 0 && offset[channels] == positions_mm.shape(0),
-          "offsets must run from 0 to N");
-  for (py::ssize_t i = 0; i < channels; ++i) {
-    require(offset[i] <= offset[i + 1], "offsets must not decrease");
-  }
-  require_finite(positions_mm, "positions_mm must be finite");
-  require_finite(scores, "scores must be finite");
-  require_finite(template_mm, "template_mm must be finite");
-  return {static_cast<std::size_t>(channels), offset, positions_mm.data(), scores.data()};
+  check_candidates(positions_mm, scores, offsets, channels);
+  return {static_cast<std::size_t>(channels), offsets.data(), positions_mm.data(), scores.data()};
 }
 
-// The fields of ivdtool.search.Result.
-py::tuple as_tuple(const ivdtool::SearchResult& result, py::ssize_t channels) {
-  const auto count = static_cast<py::ssize_t>(result.best.size());
-  IndexArray choices({count, channels});
-  DoubleArray costs(count);
-  DoubleArray terms({count, py::ssize_t{5}});
-  DoubleArray multipliers({count, py::ssize_t{2}});
-  auto choice = choices.mutable_unchecked<2>();
-  auto cost = costs.mutable_unchecked<1>();
-  auto term = terms.mutable_unchecked<2>();
-  auto multiplier = multipliers.mutable_unchecked<2>();
-  for (py::ssize_t i = 0; i < count; ++i) {
-    const ivdtool::Labelling& labelling = result.best[static_cast<std::size_t>(i)];
-    for (py::ssize_t j = 0; j < channels; ++j) {
-      choice(i, j) = labelling.choice[static_cast<std::size_t>(j)];
-    }
-    cost(i) = labelling.cost;
-    term(i, 0) = labelling.terms.shape;
-    term(i, 1) = labelling.terms.chain;
-    term(i, 2) = labelling.terms.score;
-    term(i, 3) = labelling.terms.missing;
-    term(i, 4) = labelling.terms.offset;
-    multiplier(i, 0) = labelling.multiplier.row;
-    multiplier(i, 1) = labelling.multiplier.col;
+template <typename T>
+py::ssize_t count_of(const std::vector<T>& values) {
+  return static_cast<py::ssize_t>(values.size());
+}
+
+// Call set(item, row of the array) for every item of a vector; the array has a row per item.
+template <typename Array, typename T, typename Set>
+Array rows_of(const std::vector<T>& items, py::ssize_t cols, const Set& set) {
+  Array array({count_of(items), cols});
+  auto* row = array.mutable_data();
+  for (const T& item : items) {
+    set(item, row);
+    row += cols;
   }
-  const auto margin_count = static_cast<py::ssize_t>(result.margins.size());
-  DoubleArray margins(margin_count);
-  BoolArray proved(margin_count);
-  for (py::ssize_t i = 0; i < margin_count; ++i) {
-    margins.mutable_at(i) = result.margins[static_cast<std::size_t>(i)].value;
-    proved.mutable_at(i) = result.margins[static_cast<std::size_t>(i)].proved;
+  return array;
+}
+
+// An ivdtool::SearchResult whose parts become arrays when they are asked for.
+class SearchResult {
+ public:
+  SearchResult(ivdtool::SearchResult result, py::ssize_t channels)
+      : result_(std::move(result)), channels_(channels) {}
+
+  IndexArray choices() const {
+    return rows_of<IndexArray>(result_.best, channels_, [](const auto& labelling, auto* row) {
+      std::copy(labelling.choice.begin(), labelling.choice.end(), row);
+    });
   }
-  const ivdtool::Statistics& statistics = result.statistics;
-  IndexArray fates(static_cast<py::ssize_t>(ivdtool::kFates));
-  for (std::size_t i = 0; i < ivdtool::kFates; ++i) {
-    fates.mutable_at(static_cast<py::ssize_t>(i)) = statistics.fates[i];
+  DoubleArray costs() const {
+    DoubleArray costs(count_of(result_.best));
+    std::transform(result_.best.begin(), result_.best.end(), costs.mutable_data(),
+                   [](const auto& labelling) { return labelling.cost; });
+    return costs;
   }
-  const auto improved = static_cast<py::ssize_t>(statistics.improvements.size());
-  DoubleArray improvements({improved, py::ssize_t{2}});
-  for (py::ssize_t i = 0; i < improved; ++i) {
-    const auto& [nodes, best] = statistics.improvements[static_cast<std::size_t>(i)];
-    improvements.mutable_at(i, 0) = static_cast<double>(nodes);
-    improvements.mutable_at(i, 1) = best;
+  DoubleArray terms() const {
+    return rows_of<DoubleArray>(result_.best, 5, [](const auto& labelling, double* row) {
+      const ivdtool::CostTerms& terms = labelling.terms;
+      for (const double term : {terms.shape, terms.chain, terms.score, terms.missing, terms.offset})
+        *row++ = term;
+    });
   }
-  const auto size = static_cast<py::ssize_t>(statistics.tree.size());
-  IndexArray tree({size, py::ssize_t{4}});
-  DoubleArray bounds(size);
-  for (py::ssize_t i = 0; i < size; ++i) {
-    const ivdtool::TreeNode& node = statistics.tree[static_cast<std::size_t>(i)];
-    tree.mutable_at(i, 0) = node.parent;
-    tree.mutable_at(i, 1) = node.channel;
-    tree.mutable_at(i, 2) = node.candidate;
-    tree.mutable_at(i, 3) = static_cast<std::int64_t>(node.fate);
-    bounds.mutable_at(i) = node.bound;
+  DoubleArray multipliers() const {
+    return rows_of<DoubleArray>(result_.best, 2, [](const auto& labelling, double* row) {
+      row[0] = labelling.multiplier.row;
+      row[1] = labelling.multiplier.col;
+    });
   }
-  return py::make_tuple(choices, costs, terms, multipliers, margins, proved, result.nodes,
-                        result.optimal, result.lower_bound, fates, statistics.depth, improvements,
-                        tree, bounds);
+  DoubleArray margins() const {
+    DoubleArray margins(count_of(result_.margins));
+    std::transform(result_.margins.begin(), result_.margins.end(), margins.mutable_data(),
+                   [](const ivdtool::Margin& margin) { return margin.value; });
+    return margins;
+  }
+  BoolArray margins_proved() const {
+    BoolArray proved(count_of(result_.margins));
+    std::transform(result_.margins.begin(), result_.margins.end(), proved.mutable_data(),
+                   [](const ivdtool::Margin& margin) { return margin.proved; });
+    return proved;
+  }
+  std::int64_t nodes() const { return result_.nodes; }
+  bool optimal() const { return result_.optimal; }
+  double lower_bound() const { return result_.lower_bound; }
+  IndexArray fates() const {
+    const auto& fates = result_.statistics.fates;
+    return IndexArray(static_cast<py::ssize_t>(fates.size()), fates.data());
+  }
+  std::int64_t depth() const { return result_.statistics.depth; }
+  DoubleArray improvements() const {
+    return rows_of<DoubleArray>(result_.statistics.improvements, 2,
+                                [](const auto& improvement, double* row) {
+                                  row[0] = static_cast<double>(improvement.first);
+                                  row[1] = improvement.second;
+                                });
+  }
+  IndexArray tree() const {
+    return rows_of<IndexArray>(result_.statistics.tree, 4,
+                               [](const ivdtool::TreeNode& node, std::int64_t* row) {
+                                 row[0] = node.parent;
+                                 row[1] = node.channel;
+                                 row[2] = node.candidate;
+                                 row[3] = static_cast<std::int64_t>(node.fate);
+                               });
+  }
+  DoubleArray bounds() const {
+    const std::vector<ivdtool::TreeNode>& tree = result_.statistics.tree;
+    DoubleArray bounds(count_of(tree));
+    std::transform(tree.begin(), tree.end(), bounds.mutable_data(),
+                   [](const ivdtool::TreeNode& node) { return node.bound; });
+    return bounds;
+  }
+
+ private:
+  ivdtool::SearchResult result_;
+  py::ssize_t channels_;
+};
+
+// Solve without the GIL: solve() must not touch Python objects.
+template <typename Solve>
+SearchResult solved(const DoubleArray& template_mm, const Solve& solve) {
+  const py::ssize_t channels = template_mm.shape(0);
+  const py::gil_scoped_release release;
+  return {solve(), channels};
 }
 
 // The channels of v1 and v5, once they can give a scale.
@@ -254,10 +309,7 @@ std::pair<std::size_t, std::size_t> anchor_channels(std::pair<py::ssize_t, py::s
 void require_costs(const DoubleArray& missing_costs, py::ssize_t channels) {
   require(missing_costs.ndim() == 1 && missing_costs.shape(0) == channels,
           "missing_costs must be (V)");
-  require_finite(missing_costs, "missing_costs must be finite");
-  for (py::ssize_t i = 0; i < channels; ++i) {
-    require(missing_costs.at(i) >= 0.0, "missing_costs must not be negative");
-  }
+  require_all(missing_costs, is_price, "missing_costs must be finite and not negative");
 }
 
 ivdtool::SimilarityLimits similarity_limits(double max_rotation_rad, double min_scale,
@@ -270,29 +322,24 @@ ivdtool::SimilarityLimits similarity_limits(double max_rotation_rad, double min_
   return {max_rotation_rad, min_scale, max_scale};
 }
 
-bool is_price(double value) { return std::isfinite(value) && value >= 0.0; }
-
-py::tuple search_paper(const DoubleArray& positions_mm, const DoubleArray& scores,
-                       const IndexArray& offsets, const DoubleArray& template_mm,
-                       std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
-                       py::ssize_t n_best, bool with_margins) {
+SearchResult search_paper(const DoubleArray& positions_mm, const DoubleArray& scores,
+                          const IndexArray& offsets, const DoubleArray& template_mm,
+                          std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
+                          py::ssize_t n_best, bool with_margins) {
   const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
   const auto [first, second] = anchor_channels(anchors, template_mm);
   require(n_best > 0, "n_best must be positive");
   const ivdtool::PaperProblem problem{lists, template_mm.data(), first, second, squared};
-  ivdtool::SearchResult result;
-  {
-    const py::gil_scoped_release release;  // nothing below touches Python objects
-    result = ivdtool::search_paper(problem, static_cast<std::size_t>(n_best), with_margins);
-  }
-  return as_tuple(result, template_mm.shape(0));
+  return solved(template_mm, [&] {
+    return ivdtool::search_paper(problem, static_cast<std::size_t>(n_best), with_margins);
+  });
 }
 
-py::tuple search_paper_order(const DoubleArray& positions_mm, const DoubleArray& scores,
-                             const IndexArray& offsets, const DoubleArray& template_mm,
-                             const DoubleArray& missing_costs,
-                             std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
-                             double min_gap, py::ssize_t n_best, bool with_margins) {
+SearchResult search_paper_order(const DoubleArray& positions_mm, const DoubleArray& scores,
+                                const IndexArray& offsets, const DoubleArray& template_mm,
+                                const DoubleArray& missing_costs,
+                                std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
+                                double min_gap, py::ssize_t n_best, bool with_margins) {
   const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
   const auto [first, second] = anchor_channels(anchors, template_mm);
   require_costs(missing_costs, template_mm.shape(0));
@@ -300,19 +347,16 @@ py::tuple search_paper_order(const DoubleArray& positions_mm, const DoubleArray&
   require(n_best > 0, "n_best must be positive");
   const ivdtool::PaperOrderProblem problem{
       {lists, template_mm.data(), missing_costs.data(), min_gap}, first, second, squared};
-  ivdtool::SearchResult result;
-  {
-    const py::gil_scoped_release release;  // nothing below touches Python objects
-    result = ivdtool::search_paper_order(problem, static_cast<std::size_t>(n_best), with_margins);
-  }
-  return as_tuple(result, template_mm.shape(0));
+  return solved(template_mm, [&] {
+    return ivdtool::search_paper_order(problem, static_cast<std::size_t>(n_best), with_margins);
+  });
 }
 
-py::tuple search_first_last(const DoubleArray& positions_mm, const DoubleArray& scores,
-                            const IndexArray& offsets, const DoubleArray& template_mm,
-                            const DoubleArray& missing_costs, double score_weight,
-                            double max_rotation_rad, double min_scale, double max_scale,
-                            double min_gap, py::ssize_t n_best, bool with_margins) {
+SearchResult search_first_last(const DoubleArray& positions_mm, const DoubleArray& scores,
+                               const IndexArray& offsets, const DoubleArray& template_mm,
+                               const DoubleArray& missing_costs, double score_weight,
+                               double max_rotation_rad, double min_scale, double max_scale,
+                               double min_gap, py::ssize_t n_best, bool with_margins) {
   const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
   require_costs(missing_costs, template_mm.shape(0));
   require(is_price(score_weight), "score_weight must not be negative");
@@ -322,23 +366,20 @@ py::tuple search_first_last(const DoubleArray& positions_mm, const DoubleArray& 
       {lists, template_mm.data(), missing_costs.data(), min_gap},
       score_weight,
       similarity_limits(max_rotation_rad, min_scale, max_scale)};
-  ivdtool::SearchResult result;
-  {
-    const py::gil_scoped_release release;  // nothing below touches Python objects
-    result = ivdtool::search_first_last(problem, static_cast<std::size_t>(n_best), with_margins);
-  }
-  return as_tuple(result, template_mm.shape(0));
+  return solved(template_mm, [&] {
+    return ivdtool::search_first_last(problem, static_cast<std::size_t>(n_best), with_margins);
+  });
 }
 
-py::tuple search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& scores,
-                          const IndexArray& offsets, const DoubleArray& template_mm,
-                          const DoubleArray& disc_weights, const DoubleArray& pair_weights,
-                          const DoubleArray& missing_costs, double score_weight,
-                          double chain_weight, double max_rotation_rad, double min_scale,
-                          double max_scale, double min_gap, py::ssize_t min_present,
-                          double borrow_cost, double offset_change_cost, double offset_start_cost,
-                          py::ssize_t n_best, std::int64_t node_budget, bool with_margins,
-                          py::ssize_t tree_size) {
+SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& scores,
+                             const IndexArray& offsets, const DoubleArray& template_mm,
+                             const DoubleArray& disc_weights, const DoubleArray& pair_weights,
+                             const DoubleArray& missing_costs, double score_weight,
+                             double chain_weight, double max_rotation_rad, double min_scale,
+                             double max_scale, double min_gap, py::ssize_t min_present,
+                             double borrow_cost, double offset_change_cost,
+                             double offset_start_cost, py::ssize_t n_best, std::int64_t node_budget,
+                             bool with_margins, py::ssize_t tree_size) {
   const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
   const py::ssize_t channels = template_mm.shape(0);
   require(disc_weights.ndim() == 1 && disc_weights.shape(0) == channels,
@@ -347,14 +388,8 @@ py::tuple search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& sc
               pair_weights.shape(1) == channels,
           "pair_weights must be (V, V)");
   require_costs(missing_costs, channels);
-  require_finite(disc_weights, "disc_weights must be finite");
-  require_finite(pair_weights, "pair_weights must be finite");
-  for (py::ssize_t i = 0; i < channels; ++i) {
-    require(disc_weights.at(i) > 0.0, "disc_weights must be positive");
-    for (py::ssize_t j = 0; j < channels; ++j) {
-      require(pair_weights.at(i, j) >= 0.0, "pair_weights must not be negative");
-    }
-  }
+  require_all(disc_weights, is_weight, "disc_weights must be finite and positive");
+  require_all(pair_weights, is_price, "pair_weights must be finite and not negative");
   require(is_price(score_weight), "score_weight must not be negative");
   require(is_price(chain_weight), "chain_weight must not be negative");
   require(is_price(min_gap), "min_gap must not be negative");
@@ -381,12 +416,7 @@ py::tuple search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& sc
                                         offset_start_cost};
   const ivdtool::LsChainEffort effort{static_cast<std::size_t>(n_best), node_budget, with_margins,
                                       static_cast<std::size_t>(tree_size)};
-  ivdtool::SearchResult result;
-  {
-    const py::gil_scoped_release release;  // nothing below touches Python objects
-    result = ivdtool::search_ls_chain(problem, effort);
-  }
-  return as_tuple(result, channels);
+  return solved(template_mm, [&] { return ivdtool::search_ls_chain(problem, effort); });
 }
 
 }  // namespace
@@ -410,9 +440,31 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("draw", &HeatmapBuffer::draw, py::arg("points").noconvert(),
            py::arg("visible").noconvert(), "sigma"_a, "Replace what the last call drew.")
       .def_property_readonly("values", &HeatmapBuffer::values, "(B, V, H, W), read-only.");
-  m.def("find_candidates", &find_candidates, py::arg("heatmaps").noconvert(), "threshold"_a,
-        "threshold_relative"_a, "radius_mm"_a, "spacing_mm"_a, "max_candidates"_a, "portable"_a,
-        "Find the peaks of every channel: positions in cells, scores, offsets by channel.");
+  m.def("find_candidates", &find_candidates, py::arg("heatmaps").noconvert(), "stride"_a,
+        "threshold"_a, "threshold_relative"_a, "radius_mm"_a, "spacing_mm"_a, "max_candidates"_a,
+        "portable"_a,
+        "Find the peaks of every channel: positions in image pixels, scores, offsets by channel.");
+  m.def("check_candidates", &check_candidates, py::arg("positions").noconvert(),
+        py::arg("scores").noconvert(), py::arg("offsets").noconvert(), "channels"_a,
+        "Raise ValueError unless candidate lists are fit to be searched.");
+  py::class_<SearchResult>(m, "SearchResult", "The n best labellings, and how sure they are.")
+      .def_property_readonly("choices", &SearchResult::choices, "(n, V), -1 where missing.")
+      .def_property_readonly("costs", &SearchResult::costs, "(n,)")
+      .def_property_readonly("terms", &SearchResult::terms,
+                             "(n, 5) shape, chain, score, missing, offset.")
+      .def_property_readonly("multipliers", &SearchResult::multipliers,
+                             "(n, 2) real and imaginary part of k.")
+      .def_property_readonly("margins", &SearchResult::margins, "(V,), or (0,) if not asked for.")
+      .def_property_readonly("margins_proved", &SearchResult::margins_proved, "As margins.")
+      .def_property_readonly("nodes", &SearchResult::nodes)
+      .def_property_readonly("optimal", &SearchResult::optimal)
+      .def_property_readonly("lower_bound", &SearchResult::lower_bound)
+      .def_property_readonly("fates", &SearchResult::fates, "(6,) number of nodes by fate.")
+      .def_property_readonly("depth", &SearchResult::depth)
+      .def_property_readonly("improvements", &SearchResult::improvements, "(n, 2) nodes, cost.")
+      .def_property_readonly("tree", &SearchResult::tree,
+                             "(n, 4) parent, channel, candidate, fate.")
+      .def_property_readonly("bounds", &SearchResult::bounds, "As tree.");
   m.def("search_paper", &search_paper, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
         py::arg("template_mm").noconvert(), "anchors"_a, "squared"_a, "n_best"_a, "with_margins"_a,

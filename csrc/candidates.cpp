@@ -49,14 +49,17 @@ class PeakFinder {
     peaks_.clear();
     float largest = -std::numeric_limits<float>::infinity();
     floor_ = rules_.threshold;
-    for (std::size_t row = 0; (row = scan_.find_row(heatmap, shape_, row, floor_)) < shape_.rows;
-         ++row) {
+    bool reached = false;  // the floor, by the row before: then most likely by this one as well
+    for (std::size_t row = 0; row < shape_.rows; ++row) {
+      if (!reached) row = scan_.find_row(heatmap, shape_, row, floor_);
+      if (row == shape_.rows) break;
       const float* values = heatmap + row * shape_.cols;
       const float* above = row > 0 ? values - shape_.cols : outside_.data();
       const float* below = row + 1 < shape_.rows ? values + shape_.cols : outside_.data();
-      const std::size_t count =
+      const RowPeaks found =
           scan_.find_peaks(above, values, below, shape_.cols, floor_, columns_.data());
-      for (std::size_t i = 0; i < count; ++i) {
+      reached = found.reached;
+      for (std::size_t i = 0; i < found.count; ++i) {
         const std::size_t col = columns_[i];
         peaks_.push_back({values[col], row, col});
         largest = std::max(largest, values[col]);

@@ -38,18 +38,19 @@ std::size_t find_row_portable(const float* heatmap, HeatmapShape shape, std::siz
   return row;
 }
 
-std::size_t find_peaks_portable(const float* above, const float* row, const float* below,
-                                std::size_t cols, float floor, std::size_t* columns) {
+RowPeaks find_peaks_portable(const float* above, const float* row, const float* below,
+                             std::size_t cols, float floor, std::size_t* columns) {
   constexpr std::size_t kChunk = 32;  // most chunks are too low
-  std::size_t count = 0;
+  RowPeaks peaks;
   for (std::size_t first = 0; first < cols; first += kChunk) {
     const std::size_t last = std::min(first + kChunk, cols);
     if (!reaches(row + first, last - first, floor)) continue;
+    peaks.reached = true;
     for (std::size_t col = first; col < last; ++col) {
-      if (row[col] >= floor && is_peak(above, row, below, cols, col)) columns[count++] = col;
+      if (row[col] >= floor && is_peak(above, row, below, cols, col)) columns[peaks.count++] = col;
     }
   }
-  return count;
+  return peaks;
 }
 
 #ifdef IVDTOOL_AVX2
@@ -60,6 +61,17 @@ constexpr std::size_t kGroup = 4 * kLanes;
 
 // Narrower rows have no whole group with a neighbour on both sides.
 constexpr std::size_t kLeastCols = kGroup + 2;
+
+constexpr std::size_t kCacheLine = 16;  // cells
+
+// Fetch the cache line that lies two pages of memory behind this one: processors fetch ahead on
+// their own, but not into the next page.
+IVDTOOL_AVX2 inline void fetch_ahead(const float* values) {
+  constexpr std::uintptr_t kBytesAhead = 8192;
+  // As an integer: past the end there is nothing a pointer may point to, and a fetch does nothing.
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(values) + kBytesAhead;
+  _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
+}
 
 IVDTOOL_AVX2 std::size_t find_row_avx2(const float* heatmap, HeatmapShape shape, std::size_t row,
                                        float floor) {
@@ -76,6 +88,8 @@ IVDTOOL_AVX2 std::size_t find_row_avx2(const float* heatmap, HeatmapShape shape,
     __m256 d = a;
     std::size_t col = 0;
     for (; col + kGroup <= shape.cols; col += kGroup) {
+      fetch_ahead(values + col);
+      fetch_ahead(values + col + kCacheLine);
       a = _mm256_max_ps(_mm256_loadu_ps(values + col), a);
       b = _mm256_max_ps(_mm256_loadu_ps(values + col + kLanes), b);
       c = _mm256_max_ps(_mm256_loadu_ps(values + col + 2 * kLanes), c);
@@ -125,17 +139,15 @@ IVDTOOL_AVX2 inline bool any(__m256 a, __m256 b, __m256 c, __m256 d) {
   return _mm256_movemask_ps(_mm256_or_ps(_mm256_or_ps(a, b), _mm256_or_ps(c, d))) != 0;
 }
 
-IVDTOOL_AVX2 std::size_t find_peaks_avx2(const float* above, const float* row, const float* below,
-                                         std::size_t cols, float floor, std::size_t* columns) {
+IVDTOOL_AVX2 RowPeaks find_peaks_avx2(const float* above, const float* row, const float* below,
+                                      std::size_t cols, float floor, std::size_t* columns) {
   if (cols < kLeastCols) return find_peaks_portable(above, row, below, cols, floor, columns);
   const __m256 limit = _mm256_set1_ps(floor);
-  constexpr std::size_t kCacheLine = 16;                      // cells
-  for (std::size_t col = 0; col < cols; col += kCacheLine) {  // the one row not read before
-    _mm_prefetch(below + col, _MM_HINT_T0);
-  }
-  std::size_t count = 0;
-  if (row[0] >= floor && is_peak(above, row, below, cols, 0)) columns[count++] = 0;
+  for (std::size_t col = 0; col < cols; col += kCacheLine) fetch_ahead(row + col);
+  RowPeaks peaks;
   const std::size_t last_col = cols - 1;
+  peaks.reached = row[0] >= floor || row[last_col] >= floor;
+  if (row[0] >= floor && is_peak(above, row, below, cols, 0)) columns[peaks.count++] = 0;
   for (std::size_t done = 1; done < last_col; done += kGroup) {
     // The last group overlaps the one before it.
     const std::size_t col = std::min(done, last_col - kGroup);
@@ -146,8 +158,11 @@ IVDTOOL_AVX2 std::size_t find_peaks_avx2(const float* above, const float* row, c
     if (!any(_mm256_cmp_ps(_mm256_loadu_ps(here), limit, _CMP_GE_OQ),
              _mm256_cmp_ps(_mm256_loadu_ps(here + kLanes), limit, _CMP_GE_OQ),
              _mm256_cmp_ps(_mm256_loadu_ps(here + 2 * kLanes), limit, _CMP_GE_OQ),
-             _mm256_cmp_ps(_mm256_loadu_ps(here + 3 * kLanes), limit, _CMP_GE_OQ)) ||
-        !any(ridge(up, here, down, limit), ridge(up + kLanes, here + kLanes, down + kLanes, limit),
+             _mm256_cmp_ps(_mm256_loadu_ps(here + 3 * kLanes), limit, _CMP_GE_OQ))) {
+      continue;
+    }
+    peaks.reached = true;
+    if (!any(ridge(up, here, down, limit), ridge(up + kLanes, here + kLanes, down + kLanes, limit),
              ridge(up + 2 * kLanes, here + 2 * kLanes, down + 2 * kLanes, limit),
              ridge(up + 3 * kLanes, here + 3 * kLanes, down + 3 * kLanes, limit))) {
       continue;
@@ -158,13 +173,13 @@ IVDTOOL_AVX2 std::size_t find_peaks_avx2(const float* above, const float* row, c
     }
     bits &= ~std::uint32_t{0} << (done - col);
     for (; bits != 0; bits &= bits - 1) {
-      columns[count++] = col + static_cast<std::size_t>(__builtin_ctz(bits));
+      columns[peaks.count++] = col + static_cast<std::size_t>(__builtin_ctz(bits));
     }
   }
   if (row[last_col] >= floor && is_peak(above, row, below, cols, last_col)) {
-    columns[count++] = last_col;
+    columns[peaks.count++] = last_col;
   }
-  return count;
+  return peaks;
 }
 
 #endif  // IVDTOOL_AVX2

@@ -14,6 +14,9 @@ struct HeatmapShape {
   std::size_t cols;
 };
 
+// The image pixel where a heatmap cell lies along an axis; both have their centres at integers.
+inline double cell_to_pixel(double cell, double stride) { return (cell + 0.5) * stride - 0.5; }
+
 // One Gaussian of peak value 1 per heatmap: exp(-dr^2 / 2 sr^2 - dc^2 / 2 sc^2).
 struct Gaussians {
   const double* centres;  // (count, 2) row, col in heatmap cells

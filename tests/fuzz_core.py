@@ -64,6 +64,7 @@ def find(rng: Rng) -> str:
         heatmaps = spoil(rng, heatmaps.astype(np.float32))
     arguments = (
         heatmaps,
+        int(rng.integers(0, 5)),
         number(rng, float(rng.uniform(0.01, 0.9))),
         number(rng, float(rng.random())),
         number(rng, float(rng.uniform(0, 12))),
@@ -98,15 +99,15 @@ def problem(rng: Rng) -> dict[str, Any]:
     }
 
 
-def check(answer: Any, arguments: dict[str, Any]) -> str:
-    choices, costs = answer[:2]
+def check(answer: _core.SearchResult, arguments: dict[str, Any]) -> str:
+    choices, costs = answer.choices, answer.costs
     assert len(choices) <= arguments["n_best"]
     assert choices.min(initial=0) >= -1
     assert choices.max(initial=-1) < len(arguments["scores"])
     if np.isfinite(costs).all():
         assert (np.diff(costs) >= -1e-9 * np.abs(costs[1:])).all()
         if len(costs):
-            assert answer[8] <= costs[0] * (1 + 1e-9) + 1e-9
+            assert answer.lower_bound <= costs[0] * (1 + 1e-9) + 1e-9
     return "labelled" if len(choices) else "no labelling"
 
 
@@ -164,7 +165,7 @@ def ls_chain(rng: Rng) -> str:
         "tree_size": int(rng.integers(0, 100)),
     }
     answer = _core.search_ls_chain(**arguments)
-    assert answer[6] <= arguments["node_budget"]
+    assert answer.nodes <= arguments["node_budget"]
     return check(answer, arguments)
 
 

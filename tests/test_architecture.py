@@ -33,7 +33,7 @@ ALLOWED = {
     "inference": "errors files heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
     "preprocessing.Image torch",
     "heatmaps": "_core",
-    "candidates": "_core heatmaps.Heatmaps heatmaps.cells_to_pixels",
+    "candidates": "_core heatmaps.Heatmaps",
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
     "explain": "candidates.Candidates discs files search skeleton.Skeleton",

@@ -80,7 +80,7 @@ def test_every_processor_finds_the_same_peaks() -> None:
         threshold = float(rng.choice([0.05, 0.3, 1.0]))
         relative = float(rng.choice([0.0, 0.5, 1.0]))
         radius, count = float(rng.choice([0.0, 2.0, 7.0])), int(rng.choice([1, 4, 10**6]))
-        arguments = (stack, threshold, relative, radius, (1.0, 1.5), count)
+        arguments = (stack, 1, threshold, relative, radius, (1.0, 1.5), count)
         found = _core.find_candidates(*arguments, portable=False)
         for array, other in zip(
             found, _core.find_candidates(*arguments, portable=True), strict=True
@@ -107,7 +107,7 @@ def test_few_candidates_are_the_first_of_many() -> None:
     for _ in range(30):
         stack = rng.random((2, 60, 90), dtype=np.float32)
         radius = float(rng.choice([0.0, 1.0, 2.5, 12.0]))
-        arguments = (stack, 0.1, 0.0, radius, (1.0, 1.0))
+        arguments = (stack, 1, 0.1, 0.0, radius, (1.0, 1.0))
         positions, _, offsets = _core.find_candidates(*arguments, 10**6, portable=False)
         for count in (1, 2, 7, 40):
             few, _, few_offsets = _core.find_candidates(*arguments, count, portable=False)
@@ -292,10 +292,10 @@ def test_candidates_check_their_parts() -> None:
     }
     Candidates(**good)
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"positions": np.zeros((3, 2))}, "2 scores but"),
-        ({"labels": (3, 4)}, "2 labels but"),
-        ({"offsets": np.array([0, 1])}, "from 0 to 2"),
-        ({"offsets": np.array([1, 2])}, "from 0 to 2"),
+        ({"positions": np.zeros((3, 2))}, "as positions"),
+        ({"labels": (3, 4)}, "for V channels"),
+        ({"offsets": np.array([0, 1])}, "from 0 to N"),
+        ({"offsets": np.array([1, 2])}, "from 0 to N"),
         ({"positions": np.full((2, 2), np.nan)}, "finite"),
         ({"spacing_mm": (1.0, -1.0)}, "positive"),
     ]

@@ -29,6 +29,7 @@ def draw_arguments() -> dict[str, Any]:
 def candidate_arguments() -> dict[str, Any]:
     return {
         "heatmaps": np.random.default_rng(0).random((3, 20, 30), dtype=np.float32),
+        "stride": 4,
         "threshold": 0.1,
         "threshold_relative": 0.2,
         "radius_mm": 3.0,
@@ -82,7 +83,13 @@ def ls_chain_arguments() -> dict[str, Any]:
     }
 
 
+def list_arguments() -> dict[str, Any]:
+    arguments = {name: paper_arguments()[name] for name in ("scores", "offsets")}
+    return arguments | {"positions": paper_arguments()["positions_mm"], "channels": 5}
+
+
 FUNCTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "check_candidates": list_arguments,
     "draw_heatmaps": draw_arguments,
     "find_candidates": candidate_arguments,
     "search_paper": paper_arguments,
@@ -153,6 +160,7 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
         ("draw_heatmaps", {"sigma": (0.0, 1.0)}),
         ("draw_heatmaps", {"sigma": (1.0, math.nan)}),
         ("find_candidates", {"heatmaps": np.zeros((1, 0, 4), dtype=np.float32)}),
+        ("find_candidates", {"stride": 0}),
         ("find_candidates", {"threshold": 0.0}),
         ("find_candidates", {"threshold": math.nan}),
         ("find_candidates", {"threshold_relative": 1.5}),
@@ -160,6 +168,10 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
         ("find_candidates", {"radius_mm": math.inf}),
         ("find_candidates", {"spacing_mm": (1.0, 0.0)}),
         ("find_candidates", {"max_candidates": 0}),
+        ("check_candidates", {"channels": -1}),
+        ("check_candidates", {"channels": 4}),
+        ("check_candidates", {"offsets": np.array([0, 2, 4, 3, 8, 10])}),
+        ("check_candidates", {"scores": np.full(10, math.nan)}),
         ("search_paper", {"anchors": (0, 5)}),
         ("search_paper", {"anchors": (-1, 4)}),
         ("search_paper", {"anchors": (2, 2)}),
@@ -237,7 +249,7 @@ def test_nothing_in_nothing_out() -> None:
     for function in FUNCTIONS:
         if not function.startswith("search_"):
             continue
-        assert call(function, **empty)[0].shape == (0, 5)
+        assert call(function, **empty).choices.shape == (0, 5)
 
 
 @pytest.mark.parametrize(("function", "name"), ARRAYS)
@@ -342,7 +354,9 @@ def long_draw() -> Callable[[], Any]:
 
 def long_find() -> Callable[[], Any]:
     heatmaps = np.random.default_rng(0).random((30, 512, 512), dtype=np.float32)
-    return lambda: _core.find_candidates(heatmaps, 0.1, 0.0, 20.0, (1.0, 1.0), 100, portable=True)
+    return lambda: _core.find_candidates(
+        heatmaps, 1, 0.1, 0.0, 20.0, (1.0, 1.0), 100, portable=True
+    )
 
 
 def long_paper() -> Callable[[], Any]:

@@ -18,6 +18,7 @@ from ivdtool.skeleton import Skeleton
 
 Array = npt.NDArray[Any]
 LABELS = tuple(range(3, 26))
+PARTS = [name for name in vars(_core.SearchResult) if not name.startswith("_")]
 
 
 def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[str, Any]:
@@ -78,22 +79,22 @@ def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[s
     }
 
 
-def assert_agrees(result: tuple[Any, ...], exact: oracles.Enumeration, n_best: int) -> None:
-    choices, costs, _, _, margins, proved, _, optimal, lower_bound = result[:9]
+def assert_agrees(result: _core.SearchResult, exact: oracles.Enumeration, n_best: int) -> None:
+    choices, costs = result.choices, result.costs
     order = exact.order
-    assert optimal
+    assert result.optimal
     assert len(choices) == min(n_best, len(order))
     if len(order) == 0:
         return
     np.testing.assert_allclose(costs, exact.costs[order[:n_best]], rtol=1e-9, atol=1e-8)
-    assert lower_bound == costs[0]
+    assert result.lower_bound == costs[0]
     tied = len(order) > 1 and math.isclose(*exact.costs[order[:2]], rel_tol=1e-9, abs_tol=1e-8)
     if not tied:
         np.testing.assert_array_equal(choices[0], exact.choices[order[0]])
     assert len(np.unique(choices, axis=0)) == len(choices)
     expected = [exact.margin(channel, choice) for channel, choice in enumerate(choices[0])]
-    np.testing.assert_allclose(margins, expected, rtol=1e-9, atol=1e-7)
-    assert proved.all()
+    np.testing.assert_allclose(result.margins, expected, rtol=1e-9, atol=1e-7)
+    assert result.margins_proved.all()
 
 
 @pytest.mark.parametrize(
@@ -186,9 +187,9 @@ def test_large_search_is_the_same_however_deep_the_ranking() -> None:
         arguments = random_problem(np.random.default_rng([seed, 77]), 23, 4)
         few = _core.search_ls_chain(**arguments | {"n_best": 2, "with_margins": False})
         many = _core.search_ls_chain(**arguments | {"n_best": 20, "with_margins": False})
-        np.testing.assert_array_equal(few[0], many[0][:2])
-        np.testing.assert_array_equal(few[1], many[1][:2])
-        assert many[6] > few[6]
+        np.testing.assert_array_equal(few.choices, many.choices[:2])
+        np.testing.assert_array_equal(few.costs, many.costs[:2])
+        assert many.nodes > few.nodes
 
 
 # Properties.
@@ -229,9 +230,9 @@ def test_similar_candidates_get_the_same_labels(
     moved = scale * arguments["positions_mm"] @ rotation + shift
     before = _core.search_ls_chain(**arguments)
     after = _core.search_ls_chain(**arguments | {"positions_mm": moved})
-    np.testing.assert_array_equal(before[0][:1], after[0][:1])
-    np.testing.assert_allclose(before[1], after[1], rtol=1e-8, atol=1e-6)
-    np.testing.assert_allclose(before[4], after[4], rtol=1e-8, atol=1e-6)
+    np.testing.assert_array_equal(before.choices[:1], after.choices[:1])
+    np.testing.assert_allclose(before.costs, after.costs, rtol=1e-8, atol=1e-6)
+    np.testing.assert_allclose(before.margins, after.margins, rtol=1e-8, atol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -241,20 +242,22 @@ def test_a_spent_budget_is_admitted(seed: int, channels: int, budget: int) -> No
     arguments = random_problem(np.random.default_rng(seed), channels, 4)
     full = _core.search_ls_chain(**arguments | {"with_margins": False})
     cut = _core.search_ls_chain(**arguments | {"node_budget": budget})
-    assert cut[6] <= budget
-    assert len(cut[0]) <= len(full[0])
-    if len(full[0]) == 0:
+    assert cut.nodes <= budget
+    assert len(cut.choices) <= len(full.choices)
+    if len(full.choices) == 0:
         return
-    assert cut[8] <= full[1][0] * (1 + 1e-9) + 1e-9
-    if len(cut[0]) > 0:
-        assert cut[1][0] >= full[1][0] * (1 - 1e-9) - 1e-9
-        assert cut[7] == (cut[8] == cut[1][0])
-    if cut[7]:
-        assert cut[1][0] == pytest.approx(full[1][0], rel=1e-9, abs=1e-8)
+    assert cut.lower_bound <= full.costs[0] * (1 + 1e-9) + 1e-9
+    if len(cut.choices) > 0:
+        assert cut.costs[0] >= full.costs[0] * (1 - 1e-9) - 1e-9
+        assert cut.optimal == (cut.lower_bound == cut.costs[0])
+    if cut.optimal:
+        assert cut.costs[0] == pytest.approx(full.costs[0], rel=1e-9, abs=1e-8)
         exact = _core.search_ls_chain(**arguments)
-        bound = cut[4] <= exact[4] + 1e-7
+        bound = cut.margins <= exact.margins + 1e-7
         assert bound.all()
-        np.testing.assert_allclose(cut[4][cut[5]], exact[4][cut[5]], rtol=1e-9, atol=1e-7)
+        np.testing.assert_allclose(
+            cut.margins[cut.margins_proved], exact.margins[cut.margins_proved], rtol=1e-9, atol=1e-7
+        )
 
 
 @settings(max_examples=40, deadline=None)
@@ -262,7 +265,7 @@ def test_a_spent_budget_is_admitted(seed: int, channels: int, budget: int) -> No
 def test_margin_is_what_removing_the_choice_costs(seed: int) -> None:
     arguments = banded_problem(seed) | {"n_best": 1}
     best = _core.search_ls_chain(**arguments)
-    for channel, chosen in enumerate(best[0][0] if len(best[0]) else []):
+    for channel, chosen in enumerate(best.choices[0] if len(best.choices) else []):
         if chosen < 0:
             continue
         fewer = arguments | {
@@ -270,10 +273,10 @@ def test_margin_is_what_removing_the_choice_costs(seed: int) -> None:
             "scores": np.delete(arguments["scores"], chosen),
             "offsets": arguments["offsets"] - (np.arange(9) > channel),
         }
-        without = _core.search_ls_chain(**fewer)[1]
+        without = _core.search_ls_chain(**fewer).costs
         cost = without[0] if len(without) else np.inf
-        assert cost - best[1][0] == pytest.approx(best[4][channel], rel=1e-9, abs=1e-7)
-        assert cost >= best[1][0] - 1e-9  # one candidate more never raises the optimum
+        assert cost - best.costs[0] == pytest.approx(best.margins[channel], rel=1e-9, abs=1e-7)
+        assert cost >= best.costs[0] - 1e-9  # one candidate more never raises the optimum
 
 
 def test_order_of_candidates_changes_nothing_but_indices() -> None:
@@ -289,17 +292,16 @@ def test_order_of_candidates_changes_nothing_but_indices() -> None:
             "scores": arguments["scores"][order],
         }
         before, after = _core.search_ls_chain(**arguments), _core.search_ls_chain(**shuffled)
-        for a, b in zip(before[0], after[0], strict=True):
+        for a, b in zip(before.choices, after.choices, strict=True):
             np.testing.assert_array_equal(a, np.where(b < 0, -1, np.append(order, -1)[b]))
 
 
 def test_two_runs_agree_to_the_last_bit() -> None:
     for seed in range(5):
         arguments = random_problem(np.random.default_rng([seed, 3]), 12, 4)
-        for a, b in zip(
-            _core.search_ls_chain(**arguments), _core.search_ls_chain(**arguments), strict=True
-        ):
-            np.testing.assert_array_equal(a, b)
+        one, other = _core.search_ls_chain(**arguments), _core.search_ls_chain(**arguments)
+        for part in PARTS:
+            np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
 
 
 # The public interface, one story per term.
@@ -713,7 +715,7 @@ def test_huge_missing_costs_swallow_nothing() -> None:
         arguments["missing_costs"][seed % 5] = 1e300
         exact = oracles.enumerate_first_last(arguments)
         result = _core.search_first_last(**arguments, n_best=5, with_margins=True)
-        np.testing.assert_allclose(result[1], exact.costs[exact.order[:5]], rtol=1e-9, atol=1e-8)
+        np.testing.assert_allclose(result.costs, exact.costs[exact.order[:5]], rtol=1e-9, atol=1e-8)
 
 
 @pytest.mark.parametrize("mode", ["first_last", "paper_order"])
@@ -749,21 +751,21 @@ def test_first_last_is_invariant(
     moved = scale * arguments["positions_mm"] @ rotation + shift
     before = _core.search_first_last(**arguments)
     after = _core.search_first_last(**arguments | {"positions_mm": moved})
-    np.testing.assert_array_equal(before[0][:1], after[0][:1])
-    np.testing.assert_allclose(before[1], after[1], rtol=1e-8, atol=1e-6)
-    np.testing.assert_allclose(before[4], after[4], rtol=1e-8, atol=1e-6)
+    np.testing.assert_array_equal(before.choices[:1], after.choices[:1])
+    np.testing.assert_allclose(before.costs, after.costs, rtol=1e-8, atol=1e-6)
+    np.testing.assert_allclose(before.margins, after.margins, rtol=1e-8, atol=1e-6)
 
 
 def test_margins_are_optional() -> None:
     arguments = banded_problem(3)
-    assert len(_core.search_ls_chain(**arguments | {"with_margins": False})[4]) == 0
+    assert len(_core.search_ls_chain(**arguments | {"with_margins": False}).margins) == 0
     paper = {name: arguments[name] for name in ("positions_mm", "scores", "offsets", "template_mm")}
     paper |= {"anchors": (1, 5), "squared": False, "n_best": 2}
     plain = _core.search_paper(**paper, with_margins=False)
     full = _core.search_paper(**paper, with_margins=True)
-    np.testing.assert_array_equal(plain[0], full[0])
-    assert len(plain[4]) == 0
-    assert len(full[4]) == 8
+    np.testing.assert_array_equal(plain.choices, full.choices)
+    assert len(plain.margins) == 0
+    assert len(full.margins) == 8
 
 
 @pytest.mark.parametrize("mode", ["ls_chain", "first_last", "paper", "paper_order"])
@@ -794,7 +796,7 @@ def test_learnt_weights_follow_the_spread() -> None:
         [(row, col, score)] = channels[channel]
         channels[channel] = [(row, col + 4, score)]
         costs.append(search_skeleton(candidates_of(channels), skeleton, config).cost)
-    weights = skeleton.disc_weights()
+    weights = skeleton.disc_weights
     np.testing.assert_allclose(weights * skeleton.disc_sd_mm**2, 5.8)
     spare = weights.sum() - weights
     np.testing.assert_allclose(costs, (weights * spare / weights.sum() * 16)[[1, 3]])
@@ -864,8 +866,9 @@ def test_shift_within_the_spine_is_charged_once() -> None:
 def test_statistics_count_every_node_once() -> None:
     arguments = random_problem(np.random.default_rng([2, 3]), 12, 4) | {"tree_size": 10**6}
     result = _core.search_ls_chain(**arguments)
-    fates, depth, improvements, tree, bounds = result[9:]
-    assert fates[0] == result[6] + 1  # the root is expanded, but not counted as taken
+    fates, improvements = result.fates, result.improvements
+    tree, bounds = result.tree, result.bounds
+    assert fates[0] == result.nodes + 1  # the root is expanded, but not counted as taken
     np.testing.assert_array_equal(np.bincount(tree[:, 3], minlength=6), fates)
     assert len(tree) == len(bounds) == fates.sum()
     assert tree[0].tolist() == [-1, -1, -1, 0]
@@ -874,8 +877,8 @@ def test_statistics_count_every_node_once() -> None:
     assert (bounds[1:] >= bounds[tree[1:, 0]] - 1e-6).all()  # bounds rise from root to leaf
     assert (np.diff(improvements[:, 1]) < 0).all()
     assert (np.diff(improvements[:, 0]) >= 0).all()
-    assert improvements[-1, 1] == result[1][0]
-    assert 0 < depth <= 12
+    assert improvements[-1, 1] == result.costs[0]
+    assert 0 < result.depth <= 12
 
 
 def test_unreached_nodes_are_counted_when_the_budget_is_spent() -> None:
@@ -902,18 +905,18 @@ def test_two_prunings_agree_at_full_size(seed: int) -> None:
     arguments = random_problem(np.random.default_rng([seed, 78]), 23, 6) | {"with_margins": False}
     one = _core.search_ls_chain(**arguments | {"n_best": 1})
     many = _core.search_ls_chain(**arguments | {"n_best": 12})
-    assert one[7]
-    assert many[7]
-    np.testing.assert_array_equal(one[0], many[0][:1])
-    assert one[1][0] == pytest.approx(many[1][0], rel=1e-12)
+    assert one.optimal
+    assert many.optimal
+    np.testing.assert_array_equal(one.choices, many.choices[:1])
+    assert one.costs[0] == pytest.approx(many.costs[0], rel=1e-12)
     names = ("positions_mm", "scores", "offsets", "template_mm", "missing_costs", "score_weight")
     names_of_limits = ("max_rotation_rad", "min_scale", "max_scale", "min_gap")
     shared = {name: arguments[name] for name in (*names, *names_of_limits)}
     flat = arguments | {"chain_weight": 0.0, "disc_weights": np.ones(23), "min_present": 2}
     ends = _core.search_first_last(**shared, n_best=1, with_margins=False)
     fitted = _core.search_ls_chain(**flat | {"n_best": 1})
-    if len(ends[0]) > 0:
-        assert fitted[1][0] <= ends[1][0] * (1 + 1e-9)  # least squares fits no worse
+    if len(ends.choices) > 0:
+        assert fitted.costs[0] <= ends.costs[0] * (1 + 1e-9)  # least squares fits no worse
 
 
 ACCURACY = [
@@ -967,7 +970,7 @@ def test_accuracy_on_synthetic_stacks(
             with_margins=False,
             tree_size=0,
         )
-        points = [tuple(table[row, :2]) if row >= 0 else None for row in found[0][0]]
+        points = [tuple(table[row, :2]) if row >= 0 else None for row in found.choices[0]]
         right.append(stacks.score(case, points)["acc"])
     assert np.mean(right) >= least
 

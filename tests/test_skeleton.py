@@ -72,12 +72,12 @@ def test_from_points_refuses(cases: list[dict[int, tuple[float, float]]], messag
 def test_pair_weights_of_equal_steps() -> None:
     skeleton = Skeleton.from_points([spine(range(3, 7))])
     expected = np.array([[0, 1, 1 / 2, 1 / 3], [0, 0, 1, 1 / 2], [0, 0, 0, 1], [0, 0, 0, 0]])
-    np.testing.assert_allclose(skeleton.pair_weights(), expected)
+    np.testing.assert_allclose(skeleton.pair_weights, expected)
 
 
 def test_pair_weights_are_inverse_variances() -> None:
     skeleton = Skeleton((3, 4, 5), [[0, 0], [9, 0], [20, 0]], [1, 1, 1], [1, 3], [0, 0, 0])  # type: ignore[arg-type]
-    weights = skeleton.pair_weights()
+    weights = skeleton.pair_weights
     np.testing.assert_allclose(weights, np.array([[0, 5 / 1, 5 / 10], [0, 0, 5 / 9], [0, 0, 0]]))
 
 

@@ -9,24 +9,6 @@ DoubleArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 IndexArray: TypeAlias = npt.NDArray[np.int64]
 
-# The fields of ivdtool.search.Result.
-ResultTuple: TypeAlias = tuple[
-    IndexArray,
-    DoubleArray,
-    DoubleArray,
-    DoubleArray,
-    DoubleArray,
-    BoolArray,
-    int,
-    bool,
-    float,
-    IndexArray,
-    int,
-    DoubleArray,
-    IndexArray,
-    DoubleArray,
-]
-
 __version__: str
 __debug_build__: bool
 
@@ -46,6 +28,7 @@ class HeatmapBuffer:
 
 def find_candidates(
     heatmaps: FloatArray,
+    stride: int,
     threshold: float,
     threshold_relative: float,
     radius_mm: float,
@@ -53,6 +36,40 @@ def find_candidates(
     max_candidates: int,
     portable: bool,
 ) -> tuple[DoubleArray, DoubleArray, IndexArray]: ...
+def check_candidates(
+    positions: DoubleArray, scores: DoubleArray, offsets: IndexArray, channels: int
+) -> None: ...
+
+class SearchResult:
+    @property
+    def choices(self) -> IndexArray: ...
+    @property
+    def costs(self) -> DoubleArray: ...
+    @property
+    def terms(self) -> DoubleArray: ...
+    @property
+    def multipliers(self) -> DoubleArray: ...
+    @property
+    def margins(self) -> DoubleArray: ...
+    @property
+    def margins_proved(self) -> BoolArray: ...
+    @property
+    def nodes(self) -> int: ...
+    @property
+    def optimal(self) -> bool: ...
+    @property
+    def lower_bound(self) -> float: ...
+    @property
+    def fates(self) -> IndexArray: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def improvements(self) -> DoubleArray: ...
+    @property
+    def tree(self) -> IndexArray: ...
+    @property
+    def bounds(self) -> DoubleArray: ...
+
 def search_paper(
     positions_mm: DoubleArray,
     scores: DoubleArray,
@@ -62,7 +79,7 @@ def search_paper(
     squared: bool,
     n_best: int,
     with_margins: bool,
-) -> ResultTuple: ...
+) -> SearchResult: ...
 def search_paper_order(
     positions_mm: DoubleArray,
     scores: DoubleArray,
@@ -74,7 +91,7 @@ def search_paper_order(
     min_gap: float,
     n_best: int,
     with_margins: bool,
-) -> ResultTuple: ...
+) -> SearchResult: ...
 def search_first_last(
     positions_mm: DoubleArray,
     scores: DoubleArray,
@@ -88,7 +105,7 @@ def search_first_last(
     min_gap: float,
     n_best: int,
     with_margins: bool,
-) -> ResultTuple: ...
+) -> SearchResult: ...
 def search_ls_chain(
     positions_mm: DoubleArray,
     scores: DoubleArray,
@@ -111,4 +128,4 @@ def search_ls_chain(
     node_budget: int,
     with_margins: bool,
     tree_size: int,
-) -> ResultTuple: ...
+) -> SearchResult: ...

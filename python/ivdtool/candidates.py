@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ivdtool import _core
-from ivdtool.heatmaps import Heatmaps, cells_to_pixels
+from ivdtool.heatmaps import Heatmaps
 
 __all__ = ["CandidateConfig", "Candidates", "find_candidates"]
 
@@ -46,6 +46,8 @@ class CandidateConfig:
 class Candidates:
     """Points where each disc may be; channel c owns rows offsets[c] .. offsets[c + 1] - 1.
 
+    Arrays are in C order.
+
     Attributes:
         positions: (N, 2) float64 row, col in image pixels, pixel centres at integers.
         scores: (N,) float64 heatmap value, falling within a channel when found in heatmaps.
@@ -55,6 +57,7 @@ class Candidates:
 
     Raises:
         ValueError: shapes that disagree, values that are not finite, a spacing not positive.
+        TypeError: arrays of another dtype or order.
     """
 
     positions: npt.NDArray[np.float64]
@@ -64,16 +67,7 @@ class Candidates:
     spacing_mm: tuple[float, float]
 
     def __post_init__(self) -> None:
-        count = len(self.scores)
-        if self.positions.shape != (count, 2) or self.scores.shape != (count,):
-            raise ValueError(f"{count} scores but positions of shape {self.positions.shape}")
-        if self.offsets.shape != (len(self.labels) + 1,):
-            raise ValueError(f"{len(self.labels)} labels but offsets of shape {self.offsets.shape}")
-        falls = (self.offsets[1:] < self.offsets[:-1]).any()
-        if self.offsets[0] != 0 or self.offsets[-1] != count or falls:
-            raise ValueError(f"offsets must rise from 0 to {count}, not {self.offsets}")
-        if not (np.isfinite(self.positions).all() and np.isfinite(self.scores).all()):
-            raise ValueError("positions and scores must be finite")
+        _core.check_candidates(self.positions, self.scores, self.offsets, len(self.labels))
         row_mm, col_mm = self.spacing_mm
         if not (0 < row_mm < math.inf and 0 < col_mm < math.inf):
             raise ValueError(f"spacing_mm must be two positive numbers, not {self.spacing_mm}")
@@ -81,7 +75,7 @@ class Candidates:
     @property
     def positions_mm(self) -> npt.NDArray[np.float64]:
         """(N, 2) float64 row, col in mm from the centre of the first pixel."""
-        return self.positions * np.array(self.spacing_mm, dtype=np.float64)
+        return self.positions * self.spacing_mm
 
     def of(self, channel: int) -> slice:
         """Return the rows of a channel."""
@@ -108,10 +102,9 @@ def find_candidates(
         ValueError: heatmaps without rows or columns.
     """
     config = config or CandidateConfig()
-    if 0 in heatmaps.values.shape[1:]:
-        raise ValueError(f"heatmaps of shape {heatmaps.values.shape} are empty")
-    cells, scores, offsets = _core.find_candidates(
+    positions, scores, offsets = _core.find_candidates(
         np.ascontiguousarray(heatmaps.values, dtype=np.float32),
+        heatmaps.stride,
         config.threshold,
         config.threshold_relative,
         config.radius_mm,
@@ -121,7 +114,7 @@ def find_candidates(
     )
     row_mm, col_mm = heatmaps.spacing_mm
     return Candidates(
-        positions=cells_to_pixels(cells, heatmaps.stride),
+        positions=positions,
         scores=scores,
         offsets=offsets,
         labels=heatmaps.labels,

@@ -106,11 +106,11 @@ def _shares(
     off = assignment.scale * np.exp(1j * assignment.rotation_rad) * p - u
     weights = np.ones(len(discs))
     if config.mode == "ls_chain" and config.weights == "learnt":
-        weights = skeleton.disc_weights()[discs]
+        weights = skeleton.disc_weights[discs]
     origin = np.average(off, weights=weights) if config.mode == "ls_chain" else off[0]
     shape[discs] = weights * np.abs(off - origin) ** 2
     if config.mode == "ls_chain":
-        weights = config.chain_weight * skeleton.pair_weights()[discs[:-1], discs[1:]]
+        weights = config.chain_weight * skeleton.pair_weights[discs[:-1], discs[1:]]
         chain[discs[:-1]] = weights * np.abs(np.diff(off)) ** 2
     return shape, chain
 

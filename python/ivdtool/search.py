@@ -7,9 +7,11 @@ least squares to whatever discs are present. All are solved exactly: `ls_chain` 
 the others in polynomial time.
 """
 
+import cmath
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,14 @@ Mode = Literal["ls_chain", "first_last", "paper", "paper_order"]
 
 SHIFT_REACH_MM = 5.0  # a candidate this near supports a disc moved to its channel
 RATES = (0.02, 0.98)  # missing rates are taken to lie between these: no disc is certain
+
+# The terms of each mode's cost; the same order as in csrc/bindings.cpp, empty for what it has not.
+TERMS: dict[Mode, tuple[str, ...]] = {
+    "ls_chain": ("shape_mm2", "chain_mm2", "score_mm2", "missing_mm2", "offset_mm2"),
+    "first_last": ("shape_mm2", "", "score_mm2", "missing_mm2", ""),
+    "paper": ("shape", "", "", "", ""),
+    "paper_order": ("shape", "", "", "missing", ""),
+}
 
 # What became of a node of the search tree; the same order as in csrc/search.hpp.
 FATES = ("expanded", "order", "chain", "shape", "incumbent", "budget")
@@ -183,78 +193,164 @@ class Statistics:
 class Assignment:
     """The best labelling, M of V discs present; M is 0 if no labelling is feasible.
 
+    It is worked out from the compiled answer when it is first read: that takes longer than a small
+    search.
+
     Attributes:
-        labels: (M,) labels of the present discs, rising.
-        positions: (M, 2) float64 row, col in image pixels.
-        scores: (M,) float64 heatmap values.
-        margins: (M,) cost of the best labelling without this choice, minus `cost`: infinite if
-            there is none, the proved part of it where `margins_proved` is False, NaN if margins
-            are not wanted.
-        margins_proved: (M,) bool.
-        posteriors: (M,) float64 of 0.5..1, 1 / (1 + exp(-margin / temperature)): the soft-min over
-            two min-marginals, the least cost with this choice and the least without it. Exact for
-            the better of the alternatives, so no less than a sum over all of them would give. In
-            the paper's modes the temperature is its share of the squared distance v1 - v5.
-        offsets: (M,) int64 channel of the candidate minus that of the disc, -1..1.
-        choice: (V,) int64 row of the candidate chosen for each channel, -1 where missing.
-        channel_margins: (V,) `margins` for all channels: for a missing disc, the cost of having
-            it present. NaN if there is no labelling.
-        cost: the sum of `terms`; mm^2, or units of the distance v1 - v5 (the paper's modes).
-            Without a labelling the cost of all discs missing.
-        terms: the parts of the cost by name.
-        scale: factor from the spine to the skeleton; 1 in the paper's modes.
-        rotation_rad: angle from the spine to the skeleton, positive from rows to columns.
-        nodes: search steps taken for the best labelling.
-        optimal: whether `cost` is proved to be the least possible.
-        lower_bound: no labelling costs less; equals `cost` if optimal.
-        alternatives: the next best labellings, at most n_best - 1.
+        candidates: what was chosen from.
+        skeleton: what they were compared with.
+        config: the cost model.
+        result: the compiled answer, the n best labellings.
         shift_margin: cost of the best labelling that keeps the points but moves every label by
             one level, up or down, minus `cost`. At least half of the points must keep a label;
             the others count as missing. The score of a moved point is that of the nearest
             candidate of its new channel within 5 mm, or 0. Infinite if there is no such
             labelling; None in other modes than `ls_chain`, without a labelling, and if margins
             are not wanted.
-        statistics: what the search did.
     """
 
-    labels: tuple[int, ...]
-    positions: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
-    margins: npt.NDArray[np.float64]
-    margins_proved: npt.NDArray[np.bool_]
-    posteriors: npt.NDArray[np.float64]
-    offsets: npt.NDArray[np.int64]
-    choice: npt.NDArray[np.int64]
-    channel_margins: npt.NDArray[np.float64]
-    cost: float
-    terms: dict[str, float]
-    scale: float
-    rotation_rad: float
-    nodes: int
-    optimal: bool
-    lower_bound: float
-    alternatives: tuple[Alternative, ...]
+    candidates: Candidates
+    skeleton: Skeleton
+    config: SearchConfig
+    result: _core.SearchResult
     shift_margin: float | None
-    statistics: Statistics
 
+    @cached_property
+    def choice(self) -> npt.NDArray[np.int64]:
+        """(V,) row of the candidate chosen for each channel, -1 where missing."""
+        choices = self.result.choices
+        return choices[0] if len(choices) > 0 else np.full(len(self.skeleton.labels), -1)
 
-class Result(NamedTuple):
-    """What the compiled search returns: the n best labellings, best first, and how sure it is."""
+    @cached_property
+    def labels(self) -> tuple[int, ...]:
+        """(M,) labels of the present discs, rising."""
+        rows = zip(self.candidates.labels, self.choice.tolist(), strict=True)
+        return tuple(label for label, row in rows if row >= 0)
 
-    choices: npt.NDArray[np.int64]  # (n, V), -1 where missing
-    costs: npt.NDArray[np.float64]  # (n,)
-    terms: npt.NDArray[np.float64]  # (n, 5) shape, chain, score, missing, offset
-    multipliers: npt.NDArray[np.float64]  # (n, 2) real and imaginary part of k
-    margins: npt.NDArray[np.float64]  # (V,), or (0,) if not asked for
-    margins_proved: npt.NDArray[np.bool_]  # as margins
-    nodes: int
-    optimal: bool
-    lower_bound: float
-    fates: npt.NDArray[np.int64]  # (6,) number of nodes, in the order of FATES
-    depth: int
-    improvements: npt.NDArray[np.float64]  # (n, 2) nodes, cost
-    tree: npt.NDArray[np.int64]  # (n, 4) parent, channel, candidate, fate
-    bounds: npt.NDArray[np.float64]  # as tree
+    @cached_property
+    def positions(self) -> npt.NDArray[np.float64]:
+        """(M, 2) row, col in image pixels."""
+        return self.candidates.positions[self.choice[self.choice >= 0]]
+
+    @cached_property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """(M,) heatmap values."""
+        return self.candidates.scores[self.choice[self.choice >= 0]]
+
+    @cached_property
+    def channel_margins(self) -> npt.NDArray[np.float64]:
+        """(V,) `margins` for all channels: for a missing disc, the cost of having it present.
+
+        NaN if there is no labelling.
+        """
+        margins = self.result.margins
+        return margins if len(margins) > 0 else np.full(len(self.choice), np.nan)
+
+    @cached_property
+    def margins(self) -> npt.NDArray[np.float64]:
+        """(M,) cost of the best labelling without this choice, minus `cost`.
+
+        Infinite if there is none, the proved part of it where `margins_proved` is False, NaN if
+        margins are not wanted.
+        """
+        return self.channel_margins[self.choice >= 0]
+
+    @cached_property
+    def margins_proved(self) -> npt.NDArray[np.bool_]:
+        """(M,) whether `margins` are exact."""
+        proved = self.result.margins_proved
+        present = self.choice >= 0
+        return proved[present] if len(proved) > 0 else np.zeros(present.sum(), dtype=np.bool_)
+
+    @cached_property
+    def posteriors(self) -> npt.NDArray[np.float64]:
+        """(M,) of 0.5..1, 1 / (1 + exp(-margin / temperature)).
+
+        The soft-min over two min-marginals, the least cost with this choice and the least without
+        it. Exact for the better of the alternatives, so no less than a sum over all of them would
+        give. In the paper's modes the temperature is its share of the squared distance v1 - v5.
+        """
+        temperature = self.config.temperature_mm2
+        if self.config.mode in ("paper", "paper_order"):
+            temperature /= _squared_length(self.skeleton, self.config)
+        return np.asarray(1 / (1 + np.exp(-self.margins / temperature)))
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """(M,) channel of the candidate minus that of the disc, -1..1."""
+        discs = np.flatnonzero(self.choice >= 0)
+        return (
+            np.searchsorted(self.candidates.offsets, self.choice[discs], side="right") - 1 - discs
+        )
+
+    @cached_property
+    def cost(self) -> float:
+        """The sum of `terms`; mm^2, or units of the distance v1 - v5 (the paper's modes).
+
+        Without a labelling the cost of all discs missing.
+        """
+        costs = self.result.costs
+        return float(costs[0]) if len(costs) > 0 else _cost_of_none(self.skeleton, self.config)
+
+    @cached_property
+    def terms(self) -> dict[str, float]:
+        """The parts of the cost by name."""
+        terms = self.result.terms
+        values = terms[0].tolist() if len(terms) > 0 else [0.0, 0.0, 0.0, self.cost, 0.0]
+        names = zip(TERMS[self.config.mode], values, strict=True)
+        never = "offset_mm2" if self.config.borrow_mm2 is None else ""
+        return {name: value for name, value in names if name not in ("", never)}
+
+    @cached_property
+    def _multiplier(self) -> complex:
+        multipliers = self.result.multipliers
+        return complex(*multipliers[0]) if len(multipliers) > 0 else 1 + 0j
+
+    @property
+    def scale(self) -> float:
+        """Factor from the spine to the skeleton; 1 in the paper's modes."""
+        return abs(self._multiplier)
+
+    @property
+    def rotation_rad(self) -> float:
+        """Angle from the spine to the skeleton, positive from rows to columns."""
+        return cmath.phase(self._multiplier)
+
+    @property
+    def nodes(self) -> int:
+        """Search steps taken for the best labelling."""
+        return self.result.nodes
+
+    @property
+    def optimal(self) -> bool:
+        """Whether `cost` is proved to be the least possible."""
+        return self.result.optimal
+
+    @property
+    def lower_bound(self) -> float:
+        """No labelling costs less; equals `cost` if optimal."""
+        return min(self.result.lower_bound, self.cost)
+
+    @cached_property
+    def alternatives(self) -> tuple[Alternative, ...]:
+        """The next best labellings, at most n_best - 1."""
+        others = zip(self.result.choices[1:], self.result.costs[1:].tolist(), strict=True)
+        return tuple(Alternative(choice, cost) for choice, cost in others)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What the search did."""
+        result = self.result
+        nodes = zip(result.tree.tolist(), result.bounds.tolist(), strict=True)
+        return Statistics(
+            fates=dict(zip(FATES, result.fates.tolist(), strict=True)),
+            depth=result.depth,
+            improvements=tuple((int(nodes), cost) for nodes, cost in result.improvements.tolist()),
+            tree=tuple(
+                TreeNode(parent, channel, candidate, FATES[fate], bound)
+                for (parent, channel, candidate, fate), bound in nodes
+            ),
+        )
 
 
 def search_skeleton(
@@ -307,66 +403,93 @@ def search_skeleton(
         raise ValueError(
             f"candidates have labels {candidates.labels} but the skeleton {skeleton.labels}"
         )
-    if config.mode in ("paper", "paper_order"):
-        return _search_paper(candidates, skeleton, config)
-    missing_costs = _missing_costs(skeleton, config)
-    if config.mode == "first_last":
-        result = _solve_first_last(candidates, skeleton, config)
-    else:
-        result = _solve_ls_chain(candidates, skeleton, config, tree_size=tree_size)
+    if config.mode != "ls_chain":
+        result = SOLVERS[config.mode](candidates, skeleton, config)
+        return Assignment(candidates, skeleton, config, result, None)
+    result = _solve_ls_chain(candidates, skeleton, config, tree_size=tree_size)
     shift_margin = None
-    if config.mode == "ls_chain" and config.margins and len(result.choices) > 0:
+    if config.margins and len(result.costs) > 0:
         shift_margin = _shift_margin(candidates, skeleton, config, result)
-    names = ("shape_mm2", "chain_mm2", "score_mm2", "missing_mm2", "offset_mm2")
-    if config.mode == "first_last":
-        names = ("shape_mm2", "", "score_mm2", "missing_mm2", "")
-    elif config.borrow_mm2 is None:
-        names = (*names[:4], "")
-    return _assignment(
-        candidates, result, names, missing_costs.sum(), config.temperature_mm2, shift_margin
+    return Assignment(candidates, skeleton, config, result, shift_margin)
+
+
+def _solve_paper(
+    candidates: Candidates, skeleton: Skeleton, config: SearchConfig
+) -> _core.SearchResult:
+    return _core.search_paper(
+        *_arrays(candidates, skeleton),
+        _anchors(skeleton, config),
+        config.norm == "l2",
+        config.n_best,
+        config.margins,
     )
 
 
-def _missing_costs(skeleton: Skeleton, config: SearchConfig) -> npt.NDArray[np.float64]:
-    costs = np.full(len(skeleton.labels), config.missing_penalty_mm2, dtype=np.float64)
-    if config.weights == "learnt":
-        rate = np.clip(skeleton.missing_rate, *RATES)
-        costs += config.temperature_mm2 * np.log((1 - rate) / rate)
-    return np.maximum(costs, 0.0)
+def _solve_paper_order(
+    candidates: Candidates, skeleton: Skeleton, config: SearchConfig
+) -> _core.SearchResult:
+    return _core.search_paper_order(
+        *_arrays(candidates, skeleton),
+        _missing_costs(skeleton, config),
+        _anchors(skeleton, config),
+        config.norm == "l2",
+        config.min_gap,
+        config.n_best,
+        config.margins,
+    )
 
 
-def _search_paper(candidates: Candidates, skeleton: Skeleton, config: SearchConfig) -> Assignment:
-    labels = skeleton.labels
-    if config.anchors is None and len(labels) < 5:
-        raise ValueError(f"the paper's cost needs five discs or anchors, not {labels}")
-    anchors = config.anchors or (labels[0], labels[4])
-    if not set(anchors) <= set(labels):
-        raise ValueError(f"anchors {anchors} are not among the labels {labels}")
-    v1, v5 = labels.index(anchors[0]), labels.index(anchors[1])
-    squared = config.norm == "l2"
-    arrays = _arrays(candidates, skeleton)
-    area = float(np.sum((skeleton.mean_mm[v5] - skeleton.mean_mm[v1]) ** 2))
-    missing_cost = 0.0
-    if config.mode == "paper":
-        solved = _core.search_paper(*arrays, (v1, v5), squared, config.n_best, config.margins)
-    else:
-        penalty = config.missing_penalty_mm2 / area
-        each = penalty if squared else math.sqrt(penalty)
-        missing = np.full(len(labels), each)
-        solved = _core.search_paper_order(
-            *arrays,
-            missing,
-            (v1, v5),
-            squared,
-            config.min_gap,
-            config.n_best,
-            config.margins,
-        )
-        total = each * len(labels)
-        missing_cost = math.sqrt(total) if squared else total
-    names = ("shape", "", "", "missing" if config.mode == "paper_order" else "", "")
-    temperature = config.temperature_mm2 / area
-    return _assignment(candidates, Result(*solved), names, missing_cost, temperature, None)
+def _solve_first_last(
+    candidates: Candidates, skeleton: Skeleton, config: SearchConfig
+) -> _core.SearchResult:
+    return _core.search_first_last(
+        *_arrays(candidates, skeleton),
+        _missing_costs(skeleton, config),
+        config.score_weight_mm2,
+        config.max_rotation_rad,
+        config.min_scale,
+        config.max_scale,
+        config.min_gap,
+        config.n_best,
+        config.margins,
+    )
+
+
+SOLVERS = {
+    "paper": _solve_paper,
+    "paper_order": _solve_paper_order,
+    "first_last": _solve_first_last,
+}
+
+
+def _solve_ls_chain(
+    candidates: Candidates,
+    skeleton: Skeleton,
+    config: SearchConfig,
+    tree_size: int = 0,
+    min_present: int | None = None,
+    best_only: bool = False,
+) -> _core.SearchResult:
+    return _core.search_ls_chain(
+        *_arrays(candidates, skeleton),
+        np.ones(len(skeleton.labels)) if config.weights == "uniform" else skeleton.disc_weights,
+        skeleton.pair_weights,
+        _missing_costs(skeleton, config),
+        config.score_weight_mm2,
+        config.chain_weight,
+        config.max_rotation_rad,
+        config.min_scale,
+        config.max_scale,
+        config.min_gap,
+        min_present or config.min_present,
+        math.inf if config.borrow_mm2 is None else config.borrow_mm2,
+        config.offset_change_mm2,
+        config.offset_start_mm2,
+        1 if best_only else config.n_best,
+        config.node_budget,
+        config.margins and not best_only,
+        tree_size,
+    )
 
 
 def _arrays(
@@ -378,64 +501,51 @@ def _arrays(
     npt.NDArray[np.float64],
 ]:
     """The arguments that all modes share: positions_mm, scores, offsets, template_mm."""
-    return (
-        np.ascontiguousarray(candidates.positions_mm),
-        np.ascontiguousarray(candidates.scores),
-        np.ascontiguousarray(candidates.offsets),
-        np.ascontiguousarray(skeleton.mean_mm),
-    )
+    return candidates.positions_mm, candidates.scores, candidates.offsets, skeleton.mean_mm
 
 
-def _solve_first_last(candidates: Candidates, skeleton: Skeleton, config: SearchConfig) -> Result:
-    solved = _core.search_first_last(
-        *_arrays(candidates, skeleton),
-        _missing_costs(skeleton, config),
-        config.score_weight_mm2,
-        config.max_rotation_rad,
-        config.min_scale,
-        config.max_scale,
-        config.min_gap,
-        config.n_best,
-        config.margins,
-    )
-    return Result(*solved)
+def _anchors(skeleton: Skeleton, config: SearchConfig) -> tuple[int, int]:
+    """Channels of v1 and v5."""
+    labels = skeleton.labels
+    if config.anchors is None:
+        if len(labels) < 5:
+            raise ValueError(f"the paper's cost needs five discs or anchors, not {labels}")
+        return 0, 4
+    if not set(config.anchors) <= set(labels):
+        raise ValueError(f"anchors {config.anchors} are not among the labels {labels}")
+    return labels.index(config.anchors[0]), labels.index(config.anchors[1])
 
 
-def _solve_ls_chain(
-    candidates: Candidates,
-    skeleton: Skeleton,
-    config: SearchConfig,
-    *,
-    tree_size: int = 0,
-    min_present: int | None = None,
-    best_only: bool = False,
-) -> Result:
-    borrow = math.inf if config.borrow_mm2 is None else config.borrow_mm2
-    solved = _core.search_ls_chain(
-        *_arrays(candidates, skeleton),
-        np.ones(len(skeleton.labels)) if config.weights == "uniform" else skeleton.disc_weights(),
-        skeleton.pair_weights(),
-        _missing_costs(skeleton, config),
-        config.score_weight_mm2,
-        config.chain_weight,
-        config.max_rotation_rad,
-        config.min_scale,
-        config.max_scale,
-        config.min_gap,
-        min_present or config.min_present,
-        borrow,
-        config.offset_change_mm2,
-        config.offset_start_mm2,
-        1 if best_only else config.n_best,
-        config.node_budget,
-        config.margins and not best_only,
-        tree_size,
-    )
-    return Result(*solved)
+def _squared_length(skeleton: Skeleton, config: SearchConfig) -> float:
+    """Of the step from v1 to v5 in mm^2, the unit of the paper's modes."""
+    v1, v5 = _anchors(skeleton, config)
+    return float(np.sum((skeleton.mean_mm[v5] - skeleton.mean_mm[v1]) ** 2))
+
+
+def _missing_costs(skeleton: Skeleton, config: SearchConfig) -> npt.NDArray[np.float64]:
+    """(V,) cost of each missing disc; what is summed for the 2-norm is squared."""
+    penalty = config.missing_penalty_mm2
+    if config.mode == "paper_order":
+        penalty /= _squared_length(skeleton, config)
+        penalty = penalty if config.norm == "l2" else math.sqrt(penalty)
+    costs = np.full(len(skeleton.labels), penalty, dtype=np.float64)
+    if config.weights == "learnt" and config.mode != "paper_order":
+        rate = np.clip(skeleton.missing_rate, *RATES)
+        costs += config.temperature_mm2 * np.log((1 - rate) / rate)
+        costs = np.maximum(costs, 0.0)
+    return costs
+
+
+def _cost_of_none(skeleton: Skeleton, config: SearchConfig) -> float:
+    """What a labelling without discs would cost."""
+    if config.mode == "paper":
+        return 0.0
+    cost = float(_missing_costs(skeleton, config).sum())
+    return math.sqrt(cost) if (config.mode, config.norm) == ("paper_order", "l2") else cost
 
 
 def _shift_margin(
-    candidates: Candidates, skeleton: Skeleton, config: SearchConfig, best: Result
+    candidates: Candidates, skeleton: Skeleton, config: SearchConfig, best: _core.SearchResult
 ) -> float:
     """See `Assignment.shift_margin`."""
     choice = best.choices[0]
@@ -471,70 +581,4 @@ def _shifted(candidates: Candidates, choice: npt.NDArray[np.int64], step: int) -
         offsets=np.array(offsets, dtype=np.int64),
         labels=candidates.labels,
         spacing_mm=candidates.spacing_mm,
-    )
-
-
-def _assignment(
-    candidates: Candidates,
-    result: Result,
-    term_names: tuple[str, ...],
-    missing_cost: float,
-    temperature: float,
-    shift_margin: float | None,
-) -> Assignment:
-    """`term_names` are those of Result.terms, empty for terms that the mode does not have."""
-    count = len(candidates.labels)
-    if len(result.choices) == 0:
-        result = result._replace(
-            choices=np.full((1, count), -1, dtype=np.int64),
-            costs=np.array([missing_cost]),
-            terms=np.array([[0.0, 0.0, 0.0, missing_cost, 0.0]]),
-            multipliers=np.array([[1.0, 0.0]]),
-            lower_bound=min(result.lower_bound, missing_cost),
-            margins=np.zeros(0),
-        )
-    if len(result.margins) == 0:
-        result = result._replace(
-            margins=np.full(count, np.nan), margins_proved=np.zeros(count, dtype=np.bool_)
-        )
-    best = result.choices[0]
-    present = best >= 0
-    chosen, margins = best[present], result.margins[present]
-    channels = np.searchsorted(candidates.offsets, chosen, side="right") - 1
-    terms = zip(term_names, result.terms[0].tolist(), strict=True)
-    return Assignment(
-        labels=tuple(
-            label for label, found in zip(candidates.labels, present, strict=True) if found
-        ),
-        positions=candidates.positions[chosen],
-        scores=candidates.scores[chosen],
-        margins=margins,
-        margins_proved=result.margins_proved[present],
-        posteriors=1 / (1 + np.exp(-margins / temperature)),
-        offsets=channels - np.flatnonzero(present),
-        choice=best,
-        channel_margins=result.margins,
-        cost=float(result.costs[0]),
-        terms={name: value for name, value in terms if name},
-        scale=float(np.hypot(*result.multipliers[0])),
-        rotation_rad=float(np.arctan2(result.multipliers[0, 1], result.multipliers[0, 0])),
-        nodes=result.nodes,
-        optimal=result.optimal,
-        lower_bound=result.lower_bound,
-        alternatives=tuple(
-            Alternative(choice, float(cost))
-            for choice, cost in zip(result.choices[1:], result.costs[1:], strict=True)
-        ),
-        shift_margin=shift_margin,
-        statistics=Statistics(
-            fates=dict(zip(FATES, result.fates.tolist(), strict=True)),
-            depth=result.depth,
-            improvements=tuple((int(nodes), cost) for nodes, cost in result.improvements.tolist()),
-            tree=tuple(
-                TreeNode(parent, channel, candidate, FATES[fate], bound)
-                for (parent, channel, candidate, fate), bound in zip(
-                    result.tree.tolist(), result.bounds.tolist(), strict=True
-                )
-            ),
-        ),
     )

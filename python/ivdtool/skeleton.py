@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -51,11 +52,10 @@ class Skeleton:
             "missing_rate": (count,),
         }
         for name, shape in shapes.items():
-            values = np.array(getattr(self, name), dtype=np.float64)
+            values = np.array(getattr(self, name), dtype=np.float64, order="C")
             if values.shape != shape or not np.isfinite(values).all():
                 raise ValueError(f"{name} must be finite numbers of shape {shape}")
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
+            object.__setattr__(self, name, _read_only(values))
         if (np.diff(self.mean_mm[:, 0]) <= 0).any():
             raise ValueError(f"rows of mean_mm must rise, not {self.mean_mm[:, 0].tolist()}")
         if (self.disc_sd_mm <= 0).any() or (self.step_sd_mm <= 0).any():
@@ -106,11 +106,13 @@ class Skeleton:
             missing_rate=1.0 - present.mean(axis=0),
         )
 
+    @cached_property
     def disc_weights(self) -> npt.NDArray[np.float64]:
         """(V,) mean variance of a disc over that of each: 1 where all vary equally."""
         variance = self.disc_sd_mm**2
-        return np.asarray(variance.mean() / variance)
+        return _read_only(variance.mean() / variance)
 
+    @cached_property
     def pair_weights(self) -> npt.NDArray[np.float64]:
         """(V, V) weight of the step from disc i to the next present disc j, for i < j.
 
@@ -123,7 +125,7 @@ class Skeleton:
         weights = np.zeros(between.shape)
         upper = np.triu_indices_from(between, k=1)
         weights[upper] = np.mean(self.step_sd_mm**2) / between[upper]
-        return weights
+        return _read_only(weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the skeleton as JSON can hold it."""
@@ -153,6 +155,11 @@ class Skeleton:
         except (TypeError, ValueError) as error:
             raise ValueError(f"a skeleton holds numbers: {error}") from error
         return cls(labels=tuple(labels), **arrays)
+
+
+def _read_only(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    values.flags.writeable = False
+    return values
 
 
 def _spread(deviations: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
