@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -371,6 +372,15 @@ SearchResult search_first_last(const DoubleArray& positions_mm, const DoubleArra
   });
 }
 
+ivdtool::Shortcut shortcut(const std::string& name) {
+  if (name.empty()) return ivdtool::Shortcut::kNone;
+  if (name == "chain") return ivdtool::Shortcut::kChain;
+  if (name == "shape") return ivdtool::Shortcut::kShape;
+  if (name == "seed") return ivdtool::Shortcut::kSeed;
+  require(name == "sort", "without must be chain, shape, seed, sort or nothing");
+  return ivdtool::Shortcut::kSort;
+}
+
 SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& scores,
                              const IndexArray& offsets, const DoubleArray& template_mm,
                              const DoubleArray& disc_weights, const DoubleArray& pair_weights,
@@ -379,7 +389,7 @@ SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray&
                              double max_scale, double min_gap, py::ssize_t min_present,
                              double borrow_cost, double offset_change_cost,
                              double offset_start_cost, py::ssize_t n_best, std::int64_t node_budget,
-                             bool with_margins, py::ssize_t tree_size) {
+                             bool with_margins, py::ssize_t tree_size, const std::string& without) {
   const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
   const py::ssize_t channels = template_mm.shape(0);
   require(disc_weights.ndim() == 1 && disc_weights.shape(0) == channels,
@@ -415,7 +425,7 @@ SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray&
                                         offset_change_cost,
                                         offset_start_cost};
   const ivdtool::LsChainEffort effort{static_cast<std::size_t>(n_best), node_budget, with_margins,
-                                      static_cast<std::size_t>(tree_size)};
+                                      static_cast<std::size_t>(tree_size), shortcut(without)};
   return solved(template_mm, [&] { return ivdtool::search_ls_chain(problem, effort); });
 }
 
@@ -485,6 +495,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("pair_weights").noconvert(), py::arg("missing_costs").noconvert(), "score_weight"_a,
         "chain_weight"_a, "max_rotation_rad"_a, "min_scale"_a, "max_scale"_a, "min_gap"_a,
         "min_present"_a, "borrow_cost"_a, "offset_change_cost"_a, "offset_start_cost"_a, "n_best"_a,
-        "node_budget"_a, "with_margins"_a, "tree_size"_a,
+        "node_budget"_a, "with_margins"_a, "tree_size"_a, "without"_a = "",
         "Minimise the least-squares cost of a skeleton with missing discs.");
 }

@@ -42,9 +42,9 @@ constexpr double kPrecision = 1e-14;
 //   later discs is left out                                (a minimum of sums >= sum of minima).
 class LsChainSearch {
  public:
-  LsChainSearch(const LsChainProblem& problem, std::size_t n_best, std::int64_t node_budget,
-                std::size_t tree_size, const Forbidden* forbidden)
-      : problem_(problem), ranking_(n_best), node_budget_(node_budget), tree_size_(tree_size) {
+  LsChainSearch(const LsChainProblem& problem, const LsChainEffort& effort,
+                const Forbidden* forbidden)
+      : problem_(problem), effort_(effort), ranking_(effort.n_best) {
     collect_choices(forbidden);
     complete();
     for (const Choice& choice : choices_) {
@@ -61,7 +61,10 @@ class LsChainSearch {
   }
 
   SearchResult run() {
-    seed_by_alternation();
+    if (effort_.without != Shortcut::kSeed) seed_by_alternation();
+    if (effort_.without == Shortcut::kChain) {
+      for (Choice& choice : choices_) choice.completion = 0.0;
+    }
     Node root;
     root.fixed = constant_;
     root.bound = root.fixed + choices_[0].completion;
@@ -299,7 +302,7 @@ class LsChainSearch {
   std::int64_t record(std::int64_t parent, std::size_t choice, Fate fate, double bound) {
     ++statistics_.fates[static_cast<std::size_t>(fate)];
     std::vector<TreeNode>& tree = statistics_.tree;
-    if (tree.size() >= tree_size_) return -1;
+    if (tree.size() >= effort_.tree_size) return -1;
     const std::int64_t channel =
         choice == 0 ? -1 : static_cast<std::int64_t>(choices_[choice].channel);
     const std::int64_t candidate = choice == 0 ? -1 : choices_[choice].candidate;
@@ -316,9 +319,11 @@ class LsChainSearch {
     if (children_.size() <= depth) children_.resize(depth + 1);
     std::vector<Node> children = std::move(children_[depth]);  // reused, to spare allocations
     children.clear();
+    const bool shaped = effort_.without != Shortcut::kShape;
+    const double shape_bound = shaped ? node.residual : 0.0;
     double skipped = 0.0;
     for (std::size_t level = first_level; level < levels(); ++level) {
-      if (!improves(node.fixed + node.residual + skipped)) break;
+      if (!improves(node.fixed + shape_bound + skipped)) break;
       for (std::size_t j = level_begin_[level]; j < level_begin_[level + 1]; ++j) {
         const Choice& choice = choices_[j];
         if (node.choice != 0 && !descends(choices_[node.choice], choice)) {
@@ -327,7 +332,7 @@ class LsChainSearch {
         }
         Node child;
         child.fixed = node.fixed + skipped + choice.unary + offset_cost(node.choice, choice);
-        const double chain_bound = child.fixed + node.residual + choice.completion;
+        const double chain_bound = child.fixed + shape_bound + choice.completion;
         if (!improves(chain_bound)) {
           record(node.record, j, Fate::kChain, chain_bound);
           continue;
@@ -338,7 +343,7 @@ class LsChainSearch {
         if (node.choice != 0) add_step(child.sums, choices_[node.choice], choice);
         // The true residual cannot fall; rounding may.
         child.residual = std::max(node.residual, child.sums.residual(problem_.limits));
-        child.bound = child.fixed + child.residual + choice.completion;
+        child.bound = child.fixed + (shaped ? child.residual : 0.0) + choice.completion;
         if (improves(child.bound)) {
           children.push_back(child);
         } else {
@@ -347,9 +352,11 @@ class LsChainSearch {
       }
       skipped += missing_[level];
     }
-    std::sort(children.begin(), children.end(), [](const Node& a, const Node& b) {
-      return a.bound != b.bound ? a.bound < b.bound : a.choice < b.choice;
-    });
+    if (effort_.without != Shortcut::kSort) {
+      std::sort(children.begin(), children.end(), [](const Node& a, const Node& b) {
+        return a.bound != b.bound ? a.bound < b.bound : a.choice < b.choice;
+      });
+    }
 
     bool within_budget = true;
     for (Node& child : children) {
@@ -357,7 +364,7 @@ class LsChainSearch {
         record(node.record, child.choice, Fate::kIncumbent, child.bound);
         continue;
       }
-      if (!within_budget || nodes_ >= node_budget_) {
+      if (!within_budget || nodes_ >= effort_.node_budget) {
         record(node.record, child.choice, Fate::kBudget, child.bound);
         open_bound_ = std::min(open_bound_, child.bound);
         within_budget = false;
@@ -374,9 +381,8 @@ class LsChainSearch {
   }
 
   const LsChainProblem& problem_;
+  LsChainEffort effort_;
   Ranking ranking_;
-  std::int64_t node_budget_;
-  std::size_t tree_size_;
   Statistics statistics_;
   std::int64_t nodes_ = 0;
   double open_bound_ = kInfinity;  // least bound of the nodes the budget left unexplored
@@ -392,10 +398,10 @@ class LsChainSearch {
 
 // The margin of one disc: search again without the choice made for it.
 Margin find_margin(const LsChainProblem& problem, const std::vector<Labelling>& best,
-                   std::size_t channel, std::int64_t& node_budget) {
+                   std::size_t channel, LsChainEffort& effort) {
   const std::vector<std::int64_t>& chosen = best[0].choice;
   const Forbidden forbidden{channel, chosen[channel]};
-  LsChainSearch search(problem, 1, node_budget, 0, &forbidden);
+  LsChainSearch search(problem, effort, &forbidden);
   for (const Labelling& other : best) {
     if (other.choice[channel] != chosen[channel]) search.seed(other.choice);
   }
@@ -409,22 +415,22 @@ Margin find_margin(const LsChainProblem& problem, const std::vector<Labelling>& 
   if (chosen[channel] != kMissing) search.seed(exchanged);
 
   const SearchResult result = search.run();
-  node_budget -= result.nodes;
+  effort.node_budget -= result.nodes;
   return {std::max(0.0, result.lower_bound - best[0].cost), result.optimal};
 }
 
 }  // namespace
 
 SearchResult search_ls_chain(const LsChainProblem& problem, const LsChainEffort& effort) {
-  SearchResult result =
-      LsChainSearch(problem, effort.n_best, effort.node_budget, effort.tree_size, nullptr).run();
+  SearchResult result = LsChainSearch(problem, effort, nullptr).run();
   if (!effort.with_margins || result.best.empty()) return result;
-  std::int64_t node_budget = effort.node_budget;
+  LsChainEffort left = effort;  // shared by the margins of all discs
+  left.n_best = 1;
+  left.tree_size = 0;
   for (std::size_t channel = 0; channel < problem.candidates.channels; ++channel) {
     // Nothing is known about the alternatives to a labelling that may not be the best.
-    result.margins.push_back(result.optimal
-                                 ? find_margin(problem, result.best, channel, node_budget)
-                                 : Margin{0.0, false});
+    result.margins.push_back(result.optimal ? find_margin(problem, result.best, channel, left)
+                                            : Margin{0.0, false});
   }
   return result;
 }

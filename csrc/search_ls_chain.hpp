@@ -36,11 +36,21 @@ struct LsChainProblem {
   double offset_start_cost;
 };
 
+// What makes the search short. Left out, the answer is the same, and takes longer.
+enum class Shortcut {
+  kNone,
+  kChain,  // a bound: the later steps cost at least what they do fitted one by one
+  kShape,  // a bound: the discs so far cost at least what they do fitted without the later ones
+  kSeed,   // a good labelling to begin with
+  kSort,   // of the next discs, the most promising one first
+};
+
 struct LsChainEffort {
   std::size_t n_best;
   std::int64_t node_budget;
   bool with_margins;
   std::size_t tree_size;  // how many nodes of the search tree to report
+  Shortcut without;       // to test it, and to measure what it is worth
 };
 
 // The n best labellings, exactly, by branch and bound. When the budget runs out the best found so

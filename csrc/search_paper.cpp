@@ -28,9 +28,10 @@ class PaperSearch {
   }
 
   SearchResult run(bool with_margins) {
-    for_each_anchor_pair([this](double total) {
-      if (improves(total)) enumerate(0, 0.0);
-    });
+    for_each_anchor_pair([this] { return ranking_.limit(); },
+                         [this](double total) {
+                           if (improves(total)) enumerate(0, 0.0);
+                         });
     SearchResult result;
     result.best = ranking_.best();
     result.nodes = nodes_;
@@ -55,22 +56,26 @@ class PaperSearch {
   bool improves(double total) const { return total < ranking_.limit() - kTolerance; }
   double finish(double total) const { return problem_.squared ? std::sqrt(total) : total; }
 
-  // Call visit(total) for every choice of v1 and v5, total being the least cost it allows.
-  template <typename Visit>
-  void for_each_anchor_pair(const Visit& visit) {
+  // Call visit(total) for every choice of v1 and v5, total being the least cost it allows, unless
+  // that reaches the limit.
+  template <typename Limit, typename Visit>
+  void for_each_anchor_pair(const Limit& limit, const Visit& visit) {
     for (v1_ = begin(problem_.first_anchor); v1_ < end(problem_.first_anchor); ++v1_) {
       for (v5_ = begin(problem_.second_anchor); v5_ < end(problem_.second_anchor); ++v5_) {
         const Vector origin = lists_.position(v1_);
         const double unit = std::sqrt(squared_norm(lists_.position(v5_) - origin));
         if (!(unit > 0.0)) continue;  // coincident anchors give no scale
         ++nodes_;
-        visit(set_costs(origin, unit));
+        const double total = set_costs(origin, unit, limit());
+        if (total < kInfinity) visit(total);
       }
     }
   }
 
   // The cost of every candidate given the anchors. Other candidates of the anchors cost infinity.
-  double set_costs(Vector origin, double unit) {
+  // Return the sum of the least ones, or infinity as soon as it reaches the limit.
+  double set_costs(Vector origin, double unit, double limit) {
+    double total = 0.0;
     for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
       std::size_t least = begin(channel);
       for (std::size_t i = begin(channel); i < end(channel); ++i) {
@@ -82,6 +87,8 @@ class PaperSearch {
         if (costs_[i] < costs_[least]) least = i;
       }
       cheapest_[channel] = least;
+      if (begin(channel) < end(channel)) total += costs_[least];
+      if (total >= limit) return kInfinity;
     }
     for (std::size_t channel = lists_.channels; channel-- > 0;) {
       rest_[channel] = rest_[channel + 1];
@@ -120,7 +127,15 @@ class PaperSearch {
   // Min-marginals: the cost of a pair of anchors, with the one disc exchanged.
   std::vector<Margin> margins(const Labelling& best) {
     std::vector<double> least(lists_.channels, kInfinity);
-    for_each_anchor_pair([&](double total) {
+    const auto furthest = [&] {
+      double value = 0.0;
+      for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
+        const bool has_choice = end(channel) - begin(channel) > 1;
+        if (has_choice) value = std::max(value, least[channel]);
+      }
+      return value;
+    };
+    for_each_anchor_pair(furthest, [&](double total) {
       for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
         for (std::size_t i = begin(channel); i < end(channel); ++i) {
           if (static_cast<std::int64_t>(i) == best.choice[channel]) continue;

@@ -216,6 +216,7 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
         ("search_ls_chain", {"tree_size": -1}),
         ("search_ls_chain", {"n_best": 0}),
         ("search_ls_chain", {"node_budget": 0}),
+        ("search_ls_chain", {"without": "sense"}),
     ],
 )
 def test_wrong_value_is_a_value_error(function: str, changes: dict[str, Any]) -> None:

@@ -128,4 +128,5 @@ def search_ls_chain(
     node_budget: int,
     with_margins: bool,
     tree_size: int,
+    without: str = "",
 ) -> SearchResult: ...
