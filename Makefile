@@ -3,7 +3,7 @@
 #
 #   make demo       label a synthetic spine: demo/ gets the image, its labels and a picture
 #   make test       the test suite
-#   make lint       all style, type and warning checks; `make format` mends what can be mended
+#   make lint       all style, type, warning and clang-tidy checks; `make format` mends layout
 #   make sanitize   the tests of the compiled kernels under address and undefined-behaviour checks
 #   make fuzz       random arguments for the compiled kernels under the same checks
 #   make threads    the same from several threads at once, under the thread sanitizer
@@ -45,8 +45,10 @@ lint: $(VENV)/.installed $(VENV)/.dev
 	mypy
 	clang-format --dry-run --Werror $(CPP)
 	cmake -S . -B build/lint -G Ninja -D CMAKE_BUILD_TYPE=Debug -D IVDTOOL_WERROR=ON \
-	  -D Python_EXECUTABLE=$(BIN)/python -D pybind11_DIR="$$(pybind11-config --cmakedir)" >/dev/null
+	  -D Python_EXECUTABLE=$(BIN)/python -D pybind11_DIR="$$(pybind11-config --cmakedir)" \
+	  -D CMAKE_EXPORT_COMPILE_COMMANDS=ON >/dev/null
 	cmake --build build/lint
+	printf '%s\n' csrc/*.cpp | xargs -P "$$(nproc)" -n 1 clang-tidy --quiet -p build/lint
 
 format: $(VENV)/.dev
 	ruff check --fix --exit-zero

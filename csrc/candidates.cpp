@@ -26,7 +26,7 @@ bool worse(const Peak& a, const Peak& b) {
 // No two peaks touch, so at most one lies in each 2 x 2 block a kept peak reaches: this many of the
 // best peaks are sure to hold the max_candidates survivors.
 std::size_t sufficient_peaks(const CandidateRules& rules, HeatmapShape shape) {
-  double count = static_cast<double>(rules.max_candidates);  // in double, for any radius
+  auto count = static_cast<double>(rules.max_candidates);  // in double, for any radius
   count *= std::floor(rules.radius_mm / rules.spacing_mm[0]) + 1.0;
   count *= std::floor(rules.radius_mm / rules.spacing_mm[1]) + 1.0;
   return static_cast<std::size_t>(std::min(count, static_cast<double>(shape.rows * shape.cols)));

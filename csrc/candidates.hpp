@@ -1,6 +1,7 @@
 #ifndef IVDTOOL_CANDIDATES_HPP_
 #define IVDTOOL_CANDIDATES_HPP_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -13,7 +14,7 @@ struct CandidateRules {
   float threshold;           // least value of a peak, > 0
   float threshold_relative;  // least value of a peak as a share of the channel's largest, 0..1
   double radius_mm;          // of two peaks this close, the lower one is dropped
-  double spacing_mm[2];      // size of a heatmap cell, row and col
+  std::array<double, 2> spacing_mm;  // size of a heatmap cell, row and col
   std::size_t max_candidates;
 };
 

@@ -50,6 +50,11 @@ struct Step {
   std::size_t inner;
 };
 
+constexpr int inward(int d, int ring) {
+  if (d == ring) return d - 1;
+  return d == -ring ? d + 1 : d;
+}
+
 // All cells but the peak, from the inside out.
 constexpr std::array<Step, kSide * kSide - 1> outward_steps() {
   std::array<Step, kSide * kSide - 1> steps{};
@@ -57,8 +62,8 @@ constexpr std::array<Step, kSide * kSide - 1> outward_steps() {
   for (int ring = 1; ring <= kReach; ++ring) {
     for (int dr = -ring; dr <= ring; ++dr) {
       for (int dc = -ring; dc <= ring; ++dc) {
-        const int inner_dr = dr == ring ? dr - 1 : dr == -ring ? dr + 1 : dr;
-        const int inner_dc = dc == ring ? dc - 1 : dc == -ring ? dc + 1 : dc;
+        const int inner_dr = inward(dr, ring);
+        const int inner_dc = inward(dc, ring);
         if (inner_dr == dr && inner_dc == dc) continue;  // inside the ring
         steps[count].cell = index_of(dr, dc);
         steps[count].inner = index_of(inner_dr, inner_dc);
@@ -100,10 +105,12 @@ void load(const float* heatmap, HeatmapShape shape, std::size_t row, std::size_t
 inline float fast_log(float x) {
   constexpr float kLog2 = 0.693147181F;
   constexpr std::int32_t kRootHalf = 0x3f3504f3;  // bits of sqrt(1/2)
+  constexpr std::int32_t kExponentUnit = 0x800000;
   std::int32_t bits = 0;
   std::memcpy(&bits, &x, sizeof bits);
-  const std::int32_t exponent = (bits - kRootHalf) >> 23;
-  bits -= exponent * (1 << 23);
+  // Rounds down: the shift keeps the sign.
+  const std::int32_t exponent = (bits - kRootHalf) >> 23;  // NOLINT(bugprone-signed-bitwise)
+  bits -= exponent * kExponentUnit;
   float m = 0.0F;  // x = 2^exponent m, m from sqrt(1/2) to sqrt(2)
   std::memcpy(&m, &bits, sizeof m);
   const float s = (m - 1.0F) / (m + 1.0F);  // log m = 2 artanh s
@@ -202,8 +209,8 @@ inline PeakOffset fit_peak(const float* heatmap, HeatmapShape shape, std::size_t
     weights[i] = static_cast<double>(weight);
     weighted_logs[i] = static_cast<double>(weight * fast_log(share));
   }
-  std::array<Row<double>, 5> w;
-  std::array<Row<double>, 3> l;
+  std::array<Row<double>, 5> w;  // NOLINT(cppcoreguidelines-pro-type-member-init): written at once
+  std::array<Row<double>, 3> l;  // NOLINT(cppcoreguidelines-pro-type-member-init)
   sum_rows(weights, w);
   sum_rows(weighted_logs, l);
 

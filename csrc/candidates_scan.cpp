@@ -27,8 +27,8 @@ bool is_peak(const float* above, const float* row, const float* below, std::size
 
 // Is any value >= floor? Written so that the compiler makes vectors of it.
 bool reaches(const float* values, std::size_t size, float floor) {
-  int any = 0;
-  for (std::size_t i = 0; i < size; ++i) any |= values[i] >= floor ? 1 : 0;
+  unsigned any = 0;
+  for (std::size_t i = 0; i < size; ++i) any |= values[i] >= floor ? 1U : 0U;
   return any != 0;
 }
 
@@ -70,6 +70,7 @@ IVDTOOL_AVX2 inline void fetch_ahead(const float* values) {
   constexpr std::uintptr_t kBytesAhead = 8192;
   // As an integer: past the end there is nothing a pointer may point to, and a fetch does nothing.
   const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(values) + kBytesAhead;
+  // NOLINTNEXTLINE(performance-no-int-to-ptr)
   _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
 }
 

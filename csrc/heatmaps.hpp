@@ -1,6 +1,7 @@
 #ifndef IVDTOOL_HEATMAPS_HPP_
 #define IVDTOOL_HEATMAPS_HPP_
 
+#include <array>
 #include <cstddef>
 #include <vector>
 
@@ -19,9 +20,9 @@ inline double cell_to_pixel(double cell, double stride) { return (cell + 0.5) * 
 
 // One Gaussian of peak value 1 per heatmap: exp(-dr^2 / 2 sr^2 - dc^2 / 2 sc^2).
 struct Gaussians {
-  const double* centres;  // (count, 2) row, col in heatmap cells
-  const bool* visible;    // (count); an invisible or non-finite centre gives zeros
-  double sigma[2];        // row, col in cells, > 0
+  const double* centres;        // (count, 2) row, col in heatmap cells
+  const bool* visible;          // (count); an invisible or non-finite centre gives zeros
+  std::array<double, 2> sigma;  // row, col in cells, > 0
 };
 
 void clear_heatmaps(float* heatmaps, std::size_t size);

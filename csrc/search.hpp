@@ -68,7 +68,7 @@ struct Margin {
 };
 
 // What became of a node of the search tree.
-enum class Fate : std::int64_t {
+enum class Fate : std::uint8_t {
   kExpanded = 0,
   kOrder = 1,      // cut: the disc is not far enough below the last one
   kChain = 2,      // cut: even with the later steps fitted one by one it costs too much

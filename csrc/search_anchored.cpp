@@ -252,10 +252,9 @@ SearchResult search_paper_order(const PaperOrderProblem& problem, std::size_t n_
           const double distance =
               squared_norm((1.0 / length) * (template_point(common, channel) - first) -
                            (1.0 / unit) * (lists.position(i) - origin));
-          const bool other_anchor = (channel == problem.first_anchor && i != v1) ||
-                                    (channel == problem.second_anchor && i != v5);
-          chain.costs[i] =
-              other_anchor ? kInfinity : (problem.squared ? distance : std::sqrt(distance));
+          chain.costs[i] = problem.squared ? distance : std::sqrt(distance);
+          if (channel == problem.first_anchor && i != v1) chain.costs[i] = kInfinity;
+          if (channel == problem.second_anchor && i != v5) chain.costs[i] = kInfinity;
         }
         visit();
       }
@@ -345,11 +344,14 @@ SearchResult search_first_last(const FirstLastProblem& problem, std::size_t n_be
           chain.missing[span.first] = chain.missing[span.last] = kInfinity;
           for (std::size_t i = 0; i < chain.costs.size(); ++i) {
             const std::size_t channel = chain.channel(i);
-            const bool inside = channel > span.first && channel < span.last;
-            const Vector off = product(k, lists.position(i)) + t - template_point(common, channel);
-            chain.costs[i] = i == first || i == last
-                                 ? score_cost(i)
-                                 : (inside ? score_cost(i) + squared_norm(off) : kInfinity);
+            chain.costs[i] = kInfinity;
+            if (i == first || i == last) {
+              chain.costs[i] = score_cost(i);
+            } else if (channel > span.first && channel < span.last) {
+              const Vector off =
+                  product(k, lists.position(i)) + t - template_point(common, channel);
+              chain.costs[i] = score_cost(i) + squared_norm(off);
+            }
           }
           limit = visit();
         }

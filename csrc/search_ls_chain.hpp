@@ -37,7 +37,7 @@ struct LsChainProblem {
 };
 
 // What makes the search short. Left out, the answer is the same, and takes longer.
-enum class Shortcut {
+enum class Shortcut : std::uint8_t {
   kNone,
   kChain,  // a bound: the later steps cost at least what they do fitted one by one
   kShape,  // a bound: the discs so far cost at least what they do fitted without the later ones

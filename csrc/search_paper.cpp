@@ -107,7 +107,10 @@ class PaperSearch {
       ranking_.add(std::move(labelling));
       return;
     }
-    if (begin(channel) == end(channel)) return enumerate(channel + 1, cost);
+    if (begin(channel) == end(channel)) {
+      enumerate(channel + 1, cost);
+      return;
+    }
     const std::size_t first = cheapest_[channel];  // as it lowers the limit most
     choose(channel, cost, first);
     for (std::size_t i = begin(channel); i < end(channel); ++i) {
