@@ -15,6 +15,7 @@
 #include "heatmaps.hpp"
 #include "search.hpp"
 #include "search_anchored.hpp"
+#include "search_exhaustive.hpp"
 #include "search_ls_chain.hpp"
 #include "search_paper.hpp"
 
@@ -336,6 +337,17 @@ SearchResult search_paper(const DoubleArray& positions_mm, const DoubleArray& sc
   });
 }
 
+SearchResult search_exhaustive(const DoubleArray& positions_mm, const DoubleArray& scores,
+                               const IndexArray& offsets, const DoubleArray& template_mm,
+                               std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
+                               std::int64_t most) {
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
+  const auto [first, second] = anchor_channels(anchors, template_mm);
+  require(most > 0, "most must be positive");
+  const ivdtool::PaperProblem problem{lists, template_mm.data(), first, second, squared};
+  return solved(template_mm, [&] { return ivdtool::search_exhaustive(problem, most); });
+}
+
 SearchResult search_paper_order(const DoubleArray& positions_mm, const DoubleArray& scores,
                                 const IndexArray& offsets, const DoubleArray& template_mm,
                                 const DoubleArray& missing_costs,
@@ -479,6 +491,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
         py::arg("template_mm").noconvert(), "anchors"_a, "squared"_a, "n_best"_a, "with_margins"_a,
         "Minimise equation 3 of paper 1.");
+  m.def("search_exhaustive", &search_exhaustive, py::arg("positions_mm").noconvert(),
+        py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
+        py::arg("template_mm").noconvert(), "anchors"_a, "squared"_a, "most"_a,
+        "Minimise equation 3 by visiting the first `most` combinations.");
   m.def("search_paper_order", &search_paper_order, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
         py::arg("template_mm").noconvert(), py::arg("missing_costs").noconvert(), "anchors"_a,

@@ -126,6 +126,19 @@ def paper(rng: Rng) -> str:
     return check(_core.search_paper(**arguments), arguments)
 
 
+def exhaustive(rng: Rng) -> str:
+    arguments = problem(rng)
+    arguments |= anchors(rng, arguments)
+    visiting = {
+        name: arguments[name] for name in arguments if name not in ("n_best", "with_margins")
+    }
+    answer = _core.search_exhaustive(**visiting, most=int(rng.integers(0, 3000)))
+    if answer.optimal and len(answer.costs) and np.isfinite(answer.costs[0]):
+        solved = _core.search_paper(**arguments | {"n_best": 1})
+        assert np.isclose(solved.costs[0], answer.costs[0], rtol=1e-9)
+    return check(answer, arguments | {"n_best": 1})
+
+
 def paper_order(rng: Rng) -> str:
     arguments = problem(rng)
     arguments |= anchors(rng, arguments)
@@ -169,7 +182,15 @@ def ls_chain(rng: Rng) -> str:
     return check(answer, arguments)
 
 
-TARGETS: tuple[Callable[[Rng], str], ...] = (draw, find, paper, paper_order, first_last, ls_chain)
+TARGETS: tuple[Callable[[Rng], str], ...] = (
+    draw,
+    find,
+    paper,
+    paper_order,
+    first_last,
+    ls_chain,
+    exhaustive,
+)
 
 
 def fuzz(seconds: float, seed: int) -> Counter[str]:

@@ -72,7 +72,7 @@ ALLOWED = {
     "benchmark.timing": "errors",
     "benchmark.heatmaps": "benchmark.timing heatmaps",
     "benchmark.candidates": "benchmark.heatmaps benchmark.timing candidates heatmaps",
-    "benchmark.search": "benchmark.timing candidates.Candidates discs search skeleton.Skeleton",
+    "benchmark.search": "_core benchmark.timing candidates.CandidateConfig candidates.Candidates discs search skeleton.Skeleton",
     "benchmark.pipeline": "benchmark.timing files inference phantom pipeline volumes",
     "benchmark.report": "__version__ benchmark errors files",
     "benchmark.__init__": "",

@@ -53,6 +53,13 @@ def paper_arguments() -> dict[str, Any]:
     }
 
 
+def exhaustive_arguments() -> dict[str, Any]:
+    names = ("n_best", "with_margins")
+    return {name: value for name, value in paper_arguments().items() if name not in names} | {
+        "most": 10
+    }
+
+
 def paper_order_arguments() -> dict[str, Any]:
     return paper_arguments() | {"missing_costs": np.full(5, 0.1), "min_gap": 0.25}
 
@@ -93,6 +100,7 @@ FUNCTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "draw_heatmaps": draw_arguments,
     "find_candidates": candidate_arguments,
     "search_paper": paper_arguments,
+    "search_exhaustive": exhaustive_arguments,
     "search_paper_order": paper_order_arguments,
     "search_first_last": first_last_arguments,
     "search_ls_chain": ls_chain_arguments,
@@ -200,6 +208,7 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
         ("search_ls_chain", {"min_scale": 0.0, "max_scale": 0.0}),
         ("search_ls_chain", {"min_gap": -0.1}),
         ("search_ls_chain", {"min_present": 0}),
+        ("search_exhaustive", {"most": 0}),
         ("search_paper_order", {"anchors": (2, 2)}),
         ("search_paper_order", {"anchors": (0, 7)}),
         ("search_paper_order", {"min_gap": math.inf}),

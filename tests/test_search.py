@@ -133,6 +133,27 @@ def test_paper_agrees_with_enumeration(channels: int, most: int, squared: bool) 
             assert_agrees(result, exact, n_best)
 
 
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize(("channels", "most", "cases"), [(6, 3, 60), (11, 3, 20), (11, 4, 20)])
+def test_paper_agrees_with_visiting_all(
+    channels: int, most: int, cases: int, squared: bool
+) -> None:
+    """The papers' own algorithm, compiled, gets as far as eleven discs."""
+    for seed in range(cases):
+        problem = random_problem(np.random.default_rng([seed, channels, most]), channels, most)
+        names = ("positions_mm", "scores", "offsets", "template_mm")
+        arguments = {name: problem[name] for name in names}
+        arguments |= {"anchors": (0, 4), "squared": squared}
+        visited = _core.search_exhaustive(**arguments, most=10**8)
+        solved = _core.search_paper(**arguments, n_best=2, with_margins=False)
+        assert visited.optimal
+        assert visited.nodes == np.prod(np.maximum(np.diff(problem["offsets"]), 1))
+        assert len(visited.costs) == min(1, len(solved.costs))
+        np.testing.assert_allclose(visited.costs, solved.costs[:1], rtol=1e-12)
+        if len(solved.costs) == 2 and not math.isclose(*solved.costs, rel_tol=1e-12):
+            np.testing.assert_array_equal(visited.choices, solved.choices[:1])
+
+
 @pytest.mark.parametrize(("channels", "most"), [(1, 3), (2, 3), (3, 3), (4, 2), (5, 2)])
 def test_borrowed_candidates_agree_with_enumeration(channels: int, most: int) -> None:
     for seed in range(150):

@@ -80,6 +80,15 @@ def search_paper(
     n_best: int,
     with_margins: bool,
 ) -> SearchResult: ...
+def search_exhaustive(
+    positions_mm: DoubleArray,
+    scores: DoubleArray,
+    offsets: IndexArray,
+    template_mm: DoubleArray,
+    anchors: tuple[int, int],
+    squared: bool,
+    most: int,
+) -> SearchResult: ...
 def search_paper_order(
     positions_mm: DoubleArray,
     scores: DoubleArray,

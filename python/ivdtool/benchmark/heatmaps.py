@@ -92,6 +92,7 @@ def _case(channels: int, rows: int, cols: int) -> Case:
     else:
         missing.append("SciPy is not installed")
     if (cv2 := optional("cv2")) is not None:
+        cv2.setNumThreads(1)  # as ours has
         contenders.append(
             Contender("OpenCV GaussianBlur", lambda: _blurred(cv2, cells, stack), check)
         )

@@ -57,6 +57,7 @@ def _time_one(path: Path, model: Model, rounds: int) -> list[Timing]:
             name=name,
             microseconds=Spread.of([1e6 * seconds for seconds in taken]),
             ratio=Spread.of([own / total for own, total in zip(taken, totals, strict=True)]),
+            fastest=1e6 * min(taken),
             rounds=rounds,
             extrapolated=False,
             checked=name == "total",

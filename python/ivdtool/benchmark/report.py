@@ -133,10 +133,11 @@ def plot_search(reports: Sequence[Report], path: Path) -> None:
         raise UsageError("the plot shows the search; name it among the stages")
     figure = optional("matplotlib.figure").Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    for name, marker in zip((*OURS, *EXHAUSTIVE), "osD^", strict=True):
+    for name, marker in zip((*OURS, *EXHAUSTIVE), "osD^v", strict=True):
         points = [
             (report.size["combinations"], timing.microseconds, timing.extrapolated)
             for report in searches
+            if "combinations" in report.size
             for timing in report.timings
             if timing.name == name
         ]

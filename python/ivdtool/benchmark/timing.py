@@ -1,6 +1,7 @@
 """Contenders for one task, timed in turns."""
 
 import importlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ __all__ = ["Case", "Contender", "Spread", "Timing", "expect", "measure", "option
 
 BURST_SECONDS = 0.005  # a round calls a contender this long, and takes the median
 LONGEST_BURST = 50
+LEAST_ROUNDS = 3  # however slow
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ class Timing:
 
     Attributes:
         name: of the contender.
-        microseconds: per call, in wall time.
+        microseconds: per call, in wall time; of each round its median call.
         ratio: to the first contender's time of the same round.
+        fastest: microseconds of the fastest call of all. On a machine that does other work too,
+            ratios of these are what can be repeated.
         rounds: how many there were.
         extrapolated: only a part of the task was run.
         checked: its answer was compared with another implementation's.
@@ -82,6 +86,7 @@ class Timing:
     name: str
     microseconds: Spread
     ratio: Spread
+    fastest: float
     rounds: int
     extrapolated: bool
     checked: bool
@@ -107,27 +112,31 @@ def measure(case: Case, rounds: int, seconds: float) -> list[Timing]:
                 contender.check(answer)
             except IvdtoolError as error:
                 raise IvdtoolError(f"{case.name}: {contender.name}: {error}") from error
-        turns.append(max(1, min(rounds, int(share / max(first, 1e-9)))))
+        turns.append(min(rounds, max(LEAST_ROUNDS, int(share / max(first, 1e-9)))))
     times: list[list[float]] = [[] for _ in case.contenders]
+    fastest = [math.inf] * len(case.contenders)
     for turn in range(rounds):
         for index, contender in enumerate(case.contenders):
             if turn < turns[index]:
-                times[index].append(contender.factor * _burst(contender.run))
+                burst = _burst(contender.run)
+                times[index].append(contender.factor * statistics.median(burst))
+                fastest[index] = min(fastest[index], contender.factor * min(burst))
     return [
         Timing(
             name=contender.name,
             microseconds=Spread.of([1e6 * own for own in taken]),
             ratio=Spread.of([own / ours for own, ours in zip(taken, times[0], strict=False)]),
+            fastest=1e6 * best,
             rounds=len(taken),
             extrapolated=contender.factor != 1.0,
             checked=contender.check is not None,
         )
-        for contender, taken in zip(case.contenders, times, strict=True)
+        for contender, taken, best in zip(case.contenders, times, fastest, strict=True)
     ]
 
 
-def _burst(run: Callable[[], Any]) -> float:
-    """Median seconds of calls in a row.
+def _burst(run: Callable[[], Any]) -> list[float]:
+    """Seconds of each of some calls in a row.
 
     A single call would find its data pushed out of the cache by the contender before it.
     """
@@ -136,7 +145,7 @@ def _burst(run: Callable[[], Any]) -> float:
         started = time.perf_counter()
         run()
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    return taken
 
 
 def expect(holds: Any, message: str) -> None:
