@@ -1,11 +1,11 @@
 """Fixtures that several test files share."""
 
-import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.stacks import load_tool
 
 from ivdtool.phantom import Phantom, PhantomConfig, make_phantom
 
@@ -22,7 +22,7 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def scorer(data: Path) -> ModuleType:
     """An evaluation script written independently of ivdtool."""
-    return load_tool(data, "score_labels")
+    return load_or_skip(data, "score_labels")
 
 
 @pytest.fixture(scope="session")
@@ -35,19 +35,14 @@ def scorer_script(scorer: ModuleType) -> Path:
 @pytest.fixture(scope="session")
 def stacks(data: Path) -> ModuleType:
     """A generator of search problems written independently of ivdtool."""
-    return load_tool(data, "synthetic_stacks")
+    return load_or_skip(data, "synthetic_stacks")
 
 
-def load_tool(data: Path, name: str) -> ModuleType:
-    path = data.parent / "tools" / f"{name}.py"
-    if not path.is_file():
-        pytest.skip(f"no {path.name} at {path.parent}")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load_or_skip(data: Path, name: str) -> ModuleType:
+    try:
+        return load_tool(data, name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

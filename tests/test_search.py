@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import oracles
+from tests.stacks import StackProblem
 
 from ivdtool import _core
 from ivdtool.candidates import Candidates
@@ -985,42 +986,8 @@ def test_accuracy_on_synthetic_stacks(
     stacks: ModuleType, discs: int, scenario: str, least: float
 ) -> None:
     """Four candidates per disc, half of the wrong ones on other discs; the default settings."""
-    template = stacks.skeleton_mm(discs)
-    size = 256 if discs == 11 else 512
-    mm = float(np.linalg.norm(template[-1] - template[0])) / (0.83 * size)  # of a pixel, roughly
-    upper = np.triu_indices(discs, 1)
-    pairs = np.zeros((discs, discs))
-    pairs[upper] = 1 / (upper[1] - upper[0])
-    config = SearchConfig()
-    right = []
-    for seed in range(20):
-        case = stacks.make_case(31_000 + seed, discs, size, size, 4, scenario)
-        table = np.array([point for points in case["chans"] for point in points])
-        found = _core.search_ls_chain(
-            positions_mm=table[:, :2] * mm,
-            scores=table[:, 2].copy(),
-            offsets=np.cumsum([0, *map(len, case["chans"])]),
-            template_mm=template,
-            disc_weights=np.ones(discs),
-            pair_weights=pairs,
-            missing_costs=np.full(discs, config.missing_penalty_mm2),
-            score_weight=config.score_weight_mm2,
-            chain_weight=config.chain_weight,
-            max_rotation_rad=config.max_rotation_rad,
-            min_scale=config.min_scale,
-            max_scale=config.max_scale,
-            min_gap=config.min_gap,
-            min_present=config.min_present,
-            borrow_cost=math.inf,
-            offset_change_cost=config.offset_change_mm2,
-            offset_start_cost=config.offset_start_mm2,
-            n_best=1,
-            node_budget=config.node_budget,
-            with_margins=False,
-            tree_size=0,
-        )
-        points = [tuple(table[row, :2]) if row >= 0 else None for row in found.choices[0]]
-        right.append(stacks.score(case, points)["acc"])
+    problems = [StackProblem(stacks, discs, 4, scenario, 31_000 + seed) for seed in range(20)]
+    right = [problem.share_right() for problem in problems]
     assert np.mean(right) >= least
 
 

@@ -76,8 +76,8 @@ class Timing:
         name: of the contender.
         microseconds: per call, in wall time; of each round its median call.
         ratio: to the first contender's time of the same round.
-        fastest: microseconds of the fastest call of all. On a machine that does other work too,
-            ratios of these are what can be repeated.
+        fastest: microseconds of the fastest call of all, or of processor time per call where that
+            is less. On a machine that does other work too, ratios of these can be repeated.
         rounds: how many there were.
         extrapolated: only a part of the task was run.
         checked: its answer was compared with another implementation's.
@@ -118,9 +118,9 @@ def measure(case: Case, rounds: int, seconds: float) -> list[Timing]:
     for turn in range(rounds):
         for index, contender in enumerate(case.contenders):
             if turn < turns[index]:
-                burst = _burst(contender.run)
-                times[index].append(contender.factor * statistics.median(burst))
-                fastest[index] = min(fastest[index], contender.factor * min(burst))
+                calls, busy = _burst(contender.run)
+                times[index].append(contender.factor * statistics.median(calls))
+                fastest[index] = min(fastest[index], contender.factor * min(*calls, busy))
     return [
         Timing(
             name=contender.name,
@@ -135,17 +135,18 @@ def measure(case: Case, rounds: int, seconds: float) -> list[Timing]:
     ]
 
 
-def _burst(run: Callable[[], Any]) -> list[float]:
-    """Seconds of each of some calls in a row.
+def _burst(run: Callable[[], Any]) -> tuple[list[float], float]:
+    """Seconds of each of some calls in a row, and of processor time per call.
 
     A single call would find its data pushed out of the cache by the contender before it.
     """
     taken: list[float] = []
+    busy = time.process_time()
     while len(taken) < LONGEST_BURST and sum(taken) < BURST_SECONDS:
         started = time.perf_counter()
         run()
         taken.append(time.perf_counter() - started)
-    return taken
+    return taken, (time.process_time() - busy) / len(taken)
 
 
 def expect(holds: Any, message: str) -> None:
