@@ -5,7 +5,7 @@
 #   make test       the test suite
 #   make lint       all style, type, warning and clang-tidy checks; `make format` mends layout
 #   make sanitize   the tests of the compiled kernels under address and undefined-behaviour checks
-#   make fuzz       random arguments for the compiled kernels under the same checks
+#   make fuzz       made-up arguments for the compiled kernels under the same checks
 #   make threads    the same from several threads at once, under the thread sanitizer
 #   make benchmark  the answers of all that `ivdtool benchmark` compares, at small sizes
 #   make clean      remove what was built, but not .venv
@@ -29,6 +29,7 @@ export PATH := $(BIN):$(PATH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 CPP := $(wildcard csrc/*.cpp csrc/*.hpp)
+FUZZ := tests/fuzz_kernels.cpp tests/fuzz_main.cpp
 KERNELS := heatmaps candidates search core_boundary core_stub
 
 demo: $(VENV)/.installed
@@ -43,7 +44,7 @@ lint: $(VENV)/.installed $(VENV)/.dev
 	ruff check
 	ruff format --check
 	mypy
-	clang-format --dry-run --Werror $(CPP)
+	clang-format --dry-run --Werror $(CPP) $(FUZZ)
 	cmake -S . -B build/lint -G Ninja -D CMAKE_BUILD_TYPE=Debug -D IVDTOOL_WERROR=ON \
 	  -D Python_EXECUTABLE=$(BIN)/python -D pybind11_DIR="$$(pybind11-config --cmakedir)" \
 	  -D CMAKE_EXPORT_COMPILE_COMMANDS=ON >/dev/null
@@ -53,39 +54,63 @@ lint: $(VENV)/.installed $(VENV)/.dev
 format: $(VENV)/.dev
 	ruff check --fix --exit-zero
 	ruff format
-	clang-format -i $(CPP)
+	clang-format -i $(CPP) $(FUZZ)
 
 # A second environment borrows everything from the first one but ivdtool itself: the line in its .pth
 # file adds a folder to the path without running the editable-install hook in it, which would bring
 # the build without checks back. ASan must come first in the process, and libstdc++ with it, else the
 # first C++ exception aborts.
-# TSan knows nothing of Python's own locks, but these order no memory of the kernels' own.
-COMMA := ,
-SANITIZED = build/$@/venv
+# TSan knows nothing of Python's own locks, but these order no memory of the kernels' own; it does not
+# start under Linux kernels that place a program more at random than gcc 12 expects.
+sanitize fuzz: SANITIZERS := address,undefined
+sanitize fuzz: RUNTIME := libasan.so
+threads: SANITIZERS := thread
+threads: RUNTIME := libtsan.so
+SANITIZED = build/$(basename $(RUNTIME))
+SANITIZED_PYTHON = $(NOT_RANDOM) env $(SANITIZED_ENV) $(SANITIZED)/venv/bin/python
+SANITIZED_ENV = LD_PRELOAD="$$(g++ -print-file-name=$(RUNTIME)) $$(g++ -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  TSAN_OPTIONS=halt_on_error=1
+NOT_RANDOM := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 define BUILD_SANITIZED
-test -x $(SANITIZED)/bin/python || python -m venv --without-pip $(SANITIZED)
+test -e "$$(g++ -print-file-name=$(RUNTIME))" || {
+  echo "make $@: g++ has no $(RUNTIME); install it: gcc on Debian, libasan and libtsan on Fedora" >&2
+  exit 1
+}
+test -x $(SANITIZED)/venv/bin/python || python -m venv --without-pip $(SANITIZED)/venv
 python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-  > "$$($(SANITIZED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tools.pth"
-$(SANITIZED)/bin/python -m pip install --quiet --ignore-installed --no-deps --no-build-isolation \
-  -C build-dir=build/$@/cmake -C cmake.build-type=RelWithDebInfo -C install.strip=false \
-  -C cmake.define.IVDTOOL_SANITIZE=$(1) .
-export LD_PRELOAD="$$(g++ -print-file-name=$(2)) $$(g++ -print-file-name=libstdc++.so)"
-export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-export TSAN_OPTIONS=halt_on_error=1
-$(SANITIZED)/bin/python -c 'from ivdtool import _core; print(_core.__file__)' | grep $(SANITIZED)
+  > "$$($(SANITIZED)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tools.pth"
+$(SANITIZED)/venv/bin/python -m pip install --quiet --ignore-installed --no-deps --no-build-isolation \
+  -C build-dir=$(SANITIZED)/cmake -C cmake.build-type=RelWithDebInfo -C install.strip=false \
+  -C cmake.define.IVDTOOL_SANITIZE=$(SANITIZERS) .
+$(SANITIZED_PYTHON) -c 'from ivdtool import _core; print(_core.__file__)' | grep $(SANITIZED)
 endef
 
 SECONDS_OF_FUZZING ?= 60
 sanitize fuzz threads: $(VENV)/.installed $(VENV)/.dev
 sanitize:
-	$(call BUILD_SANITIZED,address$(COMMA)undefined,libasan.so)
-	$(SANITIZED)/bin/python -m pytest $(KERNELS:%=tests/test_%.py)
-fuzz:
-	$(call BUILD_SANITIZED,address$(COMMA)undefined,libasan.so)
-	$(SANITIZED)/bin/python -m tests.fuzz_core --seconds $(SECONDS_OF_FUZZING)
+	$(BUILD_SANITIZED)
+	$(SANITIZED_PYTHON) -m pytest $(KERNELS:%=tests/test_%.py)
+fuzz: build/fuzz/kernels
+	mkdir -p build/fuzz/inputs
+	$(NOT_RANDOM) build/fuzz/kernels -max_total_time=$(SECONDS_OF_FUZZING) build/fuzz/inputs
+	$(BUILD_SANITIZED)
+	$(SANITIZED_PYTHON) -m tests.fuzz_core --seconds $(SECONDS_OF_FUZZING)
 threads:
-	$(call BUILD_SANITIZED,thread,libtsan.so)
-	$(SANITIZED)/bin/python -m tests.fuzz_core --seconds $(SECONDS_OF_FUZZING) --threads 4
+	$(BUILD_SANITIZED)
+	$(SANITIZED_PYTHON) -m tests.fuzz_core --seconds $(SECONDS_OF_FUZZING) --threads 4
+
+# The kernels without Python: by libFuzzer, which follows what inputs reach, else on random bytes.
+CLANG ?= clang++
+build/fuzz/kernels: $(FUZZ) $(CPP)
+	mkdir -p $(@D)
+	compiler="g++ tests/fuzz_main.cpp"
+	if echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
+	    $(CLANG) -fsanitize=fuzzer -x c++ - -o $@ 2>/dev/null; then compiler="$(CLANG) -fsanitize=fuzzer"
+	else echo "no $(CLANG) with libFuzzer (Debian: clang): random bytes instead"; fi
+	$$compiler -std=c++17 -O1 -g -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror \
+	  -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+	  -I csrc tests/fuzz_kernels.cpp $(filter-out csrc/bindings.cpp,$(filter %.cpp,$(CPP))) -o $@
 
 benchmark: $(VENV)/.installed $(VENV)/.dev $(VENV)/.benchmark
 	python -m pytest benchmarks
