@@ -30,7 +30,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 CPP := $(wildcard csrc/*.cpp csrc/*.hpp)
 FUZZ := tests/fuzz_kernels.cpp tests/fuzz_main.cpp
-KERNELS := heatmaps candidates search core_boundary core_stub
+KERNELS := heatmaps candidates search invariances core_boundary core_stub
 
 demo: $(VENV)/.installed
 	rm -rf demo
@@ -93,7 +93,8 @@ sanitize:
 	$(SANITIZED_PYTHON) -m pytest $(KERNELS:%=tests/test_%.py)
 fuzz: build/fuzz/kernels
 	mkdir -p build/fuzz/inputs
-	$(NOT_RANDOM) build/fuzz/kernels -max_total_time=$(SECONDS_OF_FUZZING) build/fuzz/inputs
+	$(NOT_RANDOM) build/fuzz/kernels -max_total_time=$(SECONDS_OF_FUZZING) -verbosity=0 \
+	  -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/inputs
 	$(BUILD_SANITIZED)
 	$(SANITIZED_PYTHON) -m tests.fuzz_core --seconds $(SECONDS_OF_FUZZING)
 threads:

@@ -3,8 +3,9 @@
     python -m tests.fuzz_core [--seconds 600] [--seed 0] [--threads 1]
 
 Every call must return within its budget, or raise ValueError or TypeError; an answer must be
-consistent with itself. `make fuzz` runs this with the address and undefined-behaviour sanitizers,
-`make threads` several at once with the thread sanitizer.
+consistent with itself. tests/fuzz_kernels.cpp checks answers to arguments that are not refused.
+`make fuzz` runs this with the address and undefined-behaviour sanitizers, `make threads` several at
+once with the thread sanitizer.
 """
 
 import argparse

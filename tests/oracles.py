@@ -249,3 +249,22 @@ def enumerate_paper(
         distances = np.linalg.norm(skeleton - shape, axis=1)[choice >= 0]
         costs[index] = np.linalg.norm(distances) if squared else distances.sum()
     return Enumeration(choices, costs)
+
+
+def authors_search(
+    positions: Array, offsets: Array, template: Array, anchors: tuple[int, int]
+) -> tuple[Array, float]:
+    """The first labelling of least cost, as the code published with paper 1 looks for it.
+
+    Every combination of one candidate per channel is scaled, compared with the template as a whole
+    (the Frobenius norm of the difference) and kept if it is strictly better than the last one kept.
+    """
+    v1, v5 = anchors
+    best, least = np.zeros(len(template), dtype=np.int64), np.inf
+    for choice in product(*(range(first, last) for first, last in pairwise(offsets))):
+        skeleton = positions[list(choice)]
+        skeleton = (skeleton - skeleton[v1]) / np.linalg.norm(skeleton[v1] - skeleton[v5])
+        cost = float(np.linalg.norm(template - skeleton))
+        if cost < least:
+            best, least = np.array(choice), cost
+    return best, least
