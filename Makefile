@@ -108,7 +108,7 @@ build/fuzz/kernels: $(FUZZ) $(CPP)
 	compiler="g++ tests/fuzz_main.cpp"
 	if echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
 	    $(CLANG) -fsanitize=fuzzer -x c++ - -o $@ 2>/dev/null; then compiler="$(CLANG) -fsanitize=fuzzer"
-	else echo "no $(CLANG) with libFuzzer (Debian: clang): random bytes instead"; fi
+	else echo "no $(CLANG) with libFuzzer, so random bytes; once there is (Debian: clang), make clean"; fi
 	$$compiler -std=c++17 -O1 -g -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror \
 	  -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	  -I csrc tests/fuzz_kernels.cpp $(filter-out csrc/bindings.cpp,$(filter %.cpp,$(CPP))) -o $@
