@@ -67,7 +67,9 @@ def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[s
     }
 
 
-def banded_problem(seed: int, channels: int = 8, most: int = 3) -> dict[str, Any]:
+def banded_problem(
+    seed: int | np.random.Generator, channels: int = 8, most: int = 3
+) -> dict[str, Any]:
     """Channels in separate bands of rows, so that small rotations keep their order."""
     rng = np.random.default_rng(seed)
     template = np.stack([np.arange(channels) * 30.0, rng.normal(0, 4, channels)], axis=1)
