@@ -552,7 +552,7 @@ void check_or_throw(const Problem& problem, const ivdtool::SearchResult& result,
   }
   if (!best.empty()) {
     check(result.lower_bound <= best[0].cost, "nothing costs less than the bound");
-    check(result.optimal == (result.lower_bound == best[0].cost), "optimal is at the bound");
+    check(!result.optimal || result.lower_bound == best[0].cost, "the optimum is at its bound");
   }
 
   const Enumeration all(problem, cost, must_choose, borrowed);
