@@ -94,7 +94,7 @@ sanitize:
 fuzz: build/fuzz/kernels
 	mkdir -p build/fuzz/inputs
 	$(NOT_RANDOM) build/fuzz/kernels -max_total_time=$(SECONDS_OF_FUZZING) -verbosity=0 \
-	  -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/inputs
+	  -print_funcs=0 -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/inputs
 	$(BUILD_SANITIZED)
 	$(SANITIZED_PYTHON) -m tests.fuzz_core --seconds $(SECONDS_OF_FUZZING)
 threads:
