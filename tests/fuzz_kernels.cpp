@@ -651,7 +651,8 @@ void fuzz_ls_chain(Bytes& in) {
                                           problem.offset_change_cost,
                                           problem.offset_start_cost};
   const auto result = ivdtool::search_ls_chain(
-      arguments, {problem.n_best, node_budget, problem.with_margins, tree_size});
+      arguments,
+      {problem.n_best, node_budget, problem.with_margins, tree_size, ivdtool::Shortcut::kNone});
   check(result.nodes <= node_budget, "the budget is kept");
   const std::vector<ivdtool::TreeNode>& tree = result.statistics.tree;
   check(tree.size() <= tree_size, "the tree is as small as asked for");

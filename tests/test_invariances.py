@@ -55,8 +55,8 @@ class Answer(NamedTuple):
 
 def search(mode: str, problem: Problem) -> Answer:
     arguments = {name: problem[name] for name in MODES[mode]}
-    choices, costs, _, _, margins, *_ = getattr(_core, f"search_{mode}")(**arguments)
-    return Answer(choices, costs, margins)
+    result = getattr(_core, f"search_{mode}")(**arguments)
+    return Answer(result.choices, result.costs, result.margins)
 
 
 def assert_same(before: Answer, after: Answer, unit: float = 1.0) -> None:

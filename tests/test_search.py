@@ -112,8 +112,8 @@ def test_paper_agrees_with_the_authors_code() -> None:
         expected, cost = oracles.authors_search(positions, offsets, unit, (0, 4))
         scores = np.ones(len(positions))
         found = _core.search_paper(positions, scores, offsets, template, (0, 4), True, 1, False)
-        np.testing.assert_array_equal(found[0][0], expected)
-        assert found[1][0] == pytest.approx(cost, rel=1e-12)
+        np.testing.assert_array_equal(found.choices[0], expected)
+        assert found.costs[0] == pytest.approx(cost, rel=1e-12)
 
 
 @pytest.mark.parametrize(("channels", "most"), [(1, 3), (2, 3), (3, 3), (4, 2), (5, 2)])
