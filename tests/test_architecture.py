@@ -55,7 +55,7 @@ ALLOWED = {
     "report_folder": "__version__ discs errors evaluation files labels overlay preprocessing "
     "reliability.Reliability reports scoring volumes.read_volume",
     "export": "files inference.INFO_FILE metadata.ModelInfo torch",
-    "training.losses": "torch",
+    "training.losses": "training.dataset.Batch torch",
     "training.augmentation": "torch",
     "training.dataset": "bids errors files heatmaps labels preprocessing training.augmentation volumes torch",
     "training.checkpoint": "errors files model torch",

@@ -12,6 +12,7 @@ import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from ivdtool.errors import InputError
+from ivdtool.heatmaps import draw_heatmaps
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training import dataset
 from ivdtool.training.augmentation import AugmentationConfig, Crop
@@ -49,7 +50,11 @@ def annotated(labels: tuple[int, ...], unknown: set[int] | None = None, doubt: i
 
 
 def targets(case: Case, crop: Crop) -> tuple[dict[int, Any], dict[int, Any]]:
-    heatmaps, weights = make_targets(case, crop, CHANNELS, BATCH)
+    heatmaps, weights, points, visible = make_targets(case, crop, CHANNELS, BATCH)
+    assert points.dtype == np.float32
+    assert not points[~visible].any()
+    drawn = draw_heatmaps(points[None], visible[None], (32, 16), BATCH.sigma_mm / BATCH.stride)
+    np.testing.assert_allclose(drawn[0], heatmaps, atol=1e-4)  # the same discs, at the same places
     assert heatmaps.shape == weights.shape == (5, 32, 16)
     assert heatmaps.dtype == weights.dtype == np.float32
     return dict(zip(CHANNELS, heatmaps, strict=True)), dict(zip(CHANNELS, weights, strict=True))
@@ -317,9 +322,7 @@ def test_batches_are_functions_of_seed_and_step(make_case: Any) -> None:
     assert len(straight) == 4
     assert len(resumed) == 2
     for a, b in zip(straight[2:], resumed, strict=True):
-        assert torch.equal(a.images, b.images)
-        assert torch.equal(a.targets, b.targets)
-        assert torch.equal(a.weights, b.weights)
+        assert all(torch.equal(vars(a)[name], vars(b)[name]) for name in vars(a))
     assert not torch.equal(straight[0].images, straight[1].images)
     assert not torch.equal(straight[0].images, take(cases, 0, 1, seed=4)[0].images)
 
@@ -328,7 +331,11 @@ def test_batch_shapes(make_case: Any) -> None:
     (batch,) = take([make_case()], 0, 1)
     assert batch.images.shape == (2, 1, 64, 128)
     assert batch.targets.shape == batch.weights.shape == (2, 3, 16, 32)
-    assert {t.dtype for t in (batch.images, batch.targets, batch.weights)} == {torch.float32}
+    assert batch.points.shape == (2, 3, 2)
+    assert batch.visible.shape == (2, 3)
+    assert {name: t.dtype for name, t in vars(batch).items() if t.dtype != torch.float32} == {
+        "visible": torch.bool
+    }
     assert not torch.equal(batch.images[0], batch.images[1])
 
 

@@ -228,9 +228,9 @@ def spoil_batches(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
 
 
 def spoil_loss(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Tensor], Tensor]) -> None:
-    original = loop.heatmap_loss  # type: ignore[attr-defined]
+    original = loop.training_loss  # type: ignore[attr-defined]
     monkeypatch.setattr(
-        loop, "heatmap_loss", lambda predictions, *rest: damage(original(predictions, *rest))
+        loop, "training_loss", lambda *args, **options: damage(original(*args, **options))
     )
 
 

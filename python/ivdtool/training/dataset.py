@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -104,11 +105,30 @@ class BatchConfig:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images (N, 1, H, W), targets and weights (N, V, H / stride, W / stride), all float32."""
+    """Augmented windows and what is known of their discs.
+
+    Attributes:
+        images: (N, 1, H, W) float32 in [0, 1].
+        targets: (N, V, H / stride, W / stride) float32 heatmaps.
+        weights: as `targets`, 0 where the truth is unknown.
+        points: (N, V, 2) float32 (row, col) of the visible discs in heatmap cells, 0 elsewhere.
+        visible: (N, V) bool, the discs that are certainly in view.
+    """
 
     images: Tensor
     targets: Tensor
     weights: Tensor
+    points: Tensor
+    visible: Tensor
+
+
+class Targets(NamedTuple):
+    """What is known of the discs of one window; see `Batch`."""
+
+    heatmaps: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
+    points: npt.NDArray[np.float32]
+    visible: npt.NDArray[np.bool_]
 
 
 def find_sources(dataset: Path, splits: Sequence[str]) -> list[Source]:
@@ -217,8 +237,11 @@ def batches(
             rng = np.random.default_rng([seed, step, index])
             case = cases[int(rng.choice(len(cases), p=probabilities))]
             samples.append(_sample(case, channels, batch, augmentation, rng))
-        images, targets, weights = zip(*samples, strict=True)
-        return Batch(torch.stack(images)[:, None], torch.stack(targets), torch.stack(weights))
+        images, targets = zip(*samples, strict=True)
+        return Batch(
+            torch.stack(images)[:, None],
+            *(torch.from_numpy(np.stack(parts)) for parts in zip(*targets, strict=True)),
+        )
 
     # One thread for the worker: with two pools of OpenMP threads on as many cores, the runtime puts
     # waiting threads to sleep at once, and a training step takes twice as long. The caller's own
@@ -253,19 +276,16 @@ def _sample(
     batch: BatchConfig,
     augmentation: AugmentationConfig,
     rng: np.random.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Targets]:
     plane = case.planes[int(rng.integers(len(case.planes)))]
     pixels = torch.from_numpy(plane.astype(np.float32))
     size = (batch.rows, batch.cols)
     crop = augment(pixels, case.points, case.spine_col, size, augmentation, rng)
-    targets, weights = make_targets(case, crop, channels, batch)
-    return crop.pixels, torch.from_numpy(targets), torch.from_numpy(weights)
+    return crop.pixels, make_targets(case, crop, channels, batch)
 
 
-def make_targets(
-    case: Case, crop: Crop, channels: Sequence[int], batch: BatchConfig
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return target heatmaps and weights, (V, h, w) float32 each.
+def make_targets(case: Case, crop: Crop, channels: Sequence[int], batch: BatchConfig) -> Targets:
+    """Return target heatmaps and weights, (V, h, w) float32 each, and the discs in view.
 
     Present discs get a Gaussian, absent ones zeros, both with weight 1. Where the truth is
     unknown the weight is 0, except at the known discs: whatever is unknown, it is not there.
@@ -288,15 +308,18 @@ def make_targets(
         or (label in inside and not certain[label] and inside[label] > -UNSURE_MM)
         or (label in case.unknown and _may_be_visible(label, case.labels, inside))
     ]
+    trusted = np.ones(len(channels), dtype=bool)
+    trusted[doubtful] = False
     if doubtful:
-        trusted = np.ones(len(channels), dtype=bool)
-        trusted[doubtful] = False
         known = heatmaps[trusted].max(axis=0, initial=0)
         for index in doubtful:
             own = heatmaps[index]
             weights[index] = np.where(own > 0.01, 0, np.clip(2 * known - 0.2, 0, 1))
             heatmaps[index] = 0
-    return heatmaps, weights
+    visible = drawn & trusted
+    return Targets(
+        heatmaps, weights, np.where(visible[:, None], points, 0).astype(np.float32), visible
+    )
 
 
 def _may_be_visible(label: int, known: tuple[int, ...], inside: Mapping[int, float]) -> bool:

@@ -18,7 +18,7 @@ from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training.augmentation import AugmentationConfig
 from ivdtool.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ivdtool.training.dataset import Batch, BatchConfig, Case, batches
-from ivdtool.training.losses import heatmap_loss
+from ivdtool.training.losses import LossConfig, training_loss
 
 __all__ = ["OptimiserConfig", "TrainingConfig", "train_network"]
 
@@ -37,7 +37,6 @@ class OptimiserConfig:
         weight_decay: of AdamW.
         max_norm: gradients are scaled down to this norm.
         average: decay per step of the moving average of the weights.
-        disc_weight: extra loss weight of pixels at discs, see `heatmap_loss`.
     """
 
     steps: int = 6000
@@ -47,7 +46,6 @@ class OptimiserConfig:
     weight_decay: float = 1e-4
     max_norm: float = 1.0
     average: float = 0.995
-    disc_weight: float = 20.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.steps_per_epoch < 1:
@@ -79,6 +77,7 @@ class TrainingConfig:
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
@@ -160,7 +159,7 @@ def train_network(
         before = time.monotonic()
         batch = next(stream)
         waited += time.monotonic() - before
-        loss = _train_step(state, batch, optimiser, device)
+        loss = _train_step(state, batch, config, device)
         if loss is None:
             totals["skipped"] += 1
         else:
@@ -209,26 +208,26 @@ def _start(config: TrainingConfig, arguments: Mapping[str, Any], device: str) ->
     return _State(network.train(), average.eval().requires_grad_(False), optimizer)
 
 
-def _train_step(state: _State, batch: Batch, config: OptimiserConfig, device: str) -> float | None:
+def _train_step(state: _State, batch: Batch, config: TrainingConfig, device: str) -> float | None:
     """One step; None if it was skipped because loss or gradient was not finite."""
-    images = batch.images.to(device, memory_format=torch.channels_last)
-    targets, weights = batch.targets.to(device), batch.weights.to(device)
+    batch = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
+    images = batch.images.to(memory_format=torch.channels_last)
     state.network.train()
     statistics = [buffer.clone() for buffer in state.network.buffers()]
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         predictions: list[Tensor] = state.network(images)
-    loss = heatmap_loss(predictions, targets, weights, config.disc_weight)
+    loss = training_loss(predictions, batch, config.loss, seed=state.step)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.max_norm)
+    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.optimiser.max_norm)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         for buffer, before in zip(state.network.buffers(), statistics, strict=True):
             buffer.copy_(before)  # the forward pass has updated them
         return None
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, config)
+        group["lr"] = learning_rate(state.step, config.optimiser)
     state.optimizer.step()
-    _update_average(state, config)
+    _update_average(state, config.optimiser)
     return float(loss.detach())
 
 
