@@ -442,6 +442,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path, name: str) -> Non
         "_labels-disc-manual.nii.gz",
         "_label-disc.nii.gz",
         "_label-discs.nii",
+        "_label-discs_desc-warp_dlabel.nii.gz",
         "_label-discs_dlabel.json",
     ],
 )

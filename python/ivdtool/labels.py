@@ -28,13 +28,20 @@ __all__ = [
     "DiscLabels",
     "LabelPoints",
     "find_label_file",
+    "label_files",
     "label_voxels",
     "read_labels",
 ]
 
 Point = npt.NDArray[np.float64]
 
-LABEL_SUFFIXES = ("_label-discs_dlabel", "_labels-disc-manual", "_label-disc", "_label-discs")
+LABEL_SUFFIXES = (
+    "_label-discs_dlabel",
+    "_labels-disc-manual",
+    "_label-disc",
+    "_label-discs",
+    "_label-discs_desc-warp_dlabel",  # moved there from another image of the subject
+)
 LANDMARKS = (49, 50, 60)  # pontomedullary groove and junction, conus: known, but no discs
 MAX_ROUNDING = 0.05  # of a label value stored as float
 MAX_SIDECAR_VOXELS = 1.5  # rounding moves a point by 0.5 voxels, sharing with a neighbour by 1 more
@@ -225,6 +232,16 @@ def find_label_file(image: str | Path, dataset: str | Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+def label_files(path: str | Path) -> tuple[Path, ...]:
+    """Return the files that `read_labels` reads: `path` and, where there is one, its sidecar."""
+    path = Path(path)
+    if path.name.endswith(NIFTI_SUFFIXES):
+        sidecar = path.with_name(f"{nifti_stem(path)}.json")
+        if sidecar.is_file():
+            return (path, sidecar)
+    return (path,)
+
+
 def read_labels(path: str | Path) -> LabelPoints:
     """Read disc points from a label image, its sidecar, or both.
 
@@ -238,13 +255,12 @@ def read_labels(path: str | Path) -> LabelPoints:
     Raises:
         InputError: the file is unreadable, has values that are no integers, or a label twice.
     """
-    path = Path(path)
+    path, *sidecars = label_files(path)
     if path.name.endswith(".json"):
         return _checked(_read_sidecar(path))
     volume = read_volume(path)
     found = _read_image(volume)
-    sidecar = path.with_name(f"{nifti_stem(path)}.json")
-    if sidecar.is_file():
+    for sidecar in sidecars:
         found = _refine(found, _read_sidecar(sidecar), volume)
     return _checked(found)
 
