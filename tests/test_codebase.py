@@ -32,6 +32,13 @@ def test_one_version() -> None:
     assert _core.__version__ == project["version"]
 
 
+def test_the_tests_need_what_training_needs() -> None:
+    """A group cannot include an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    assert project["dependency-groups"]["train"] == extras["train"]
+
+
 def test_public_names_exist() -> None:
     for name in ivdtool.__all__:
         assert getattr(ivdtool, name) is not None

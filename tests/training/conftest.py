@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from ivdtool.files import nifti_bytes
 from ivdtool.phantom import PhantomConfig, make_phantom
 from ivdtool.training.augmentation import AugmentationConfig
 from ivdtool.training.dataset import BatchConfig, Case, Source
+from ivdtool.training.engine import start_fabric
 from ivdtool.training.loop import OptimiserConfig, TrainingConfig
 from ivdtool.training.run import run_training
 
@@ -26,6 +28,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def fabric() -> Fabric:
+    """One process on the CPU."""
+    return start_fabric("cpu")
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,13 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 from ivdtool.errors import InputError
 from ivdtool.heatmaps import draw_heatmaps
 from ivdtool.preprocessing import PreprocessingConfig
-from ivdtool.training import dataset
 from ivdtool.training.augmentation import AugmentationConfig, Crop
 from ivdtool.training.dataset import (
     Batch,
     BatchConfig,
+    BatchMaker,
     Case,
     Source,
-    batches,
     find_sources,
     load_case,
     make_targets,
@@ -302,8 +301,22 @@ def test_digest(tmp_path: Path) -> None:
     source = write_case(tmp_path)
     before = source.digest()
     assert source.digest() == before
-    source.labels.write_bytes(source.labels.read_bytes() + b"x")
-    assert source.digest() != before
+    for path in (source.image, source.labels, source.labels.with_name("labels.json")):
+        before = source.digest()
+        path.write_bytes((path.read_bytes() if path.is_file() else b"") + b"x")
+        assert source.digest() != before
+    source.image.unlink()
+    with pytest.raises(InputError, match=r"image\.nii\.gz: No such file"):
+        source.digest()
+
+
+def test_discs_of_some_labels_only(tmp_path: Path) -> None:
+    case = load_case(write_case(tmp_path), PreprocessingConfig(), CHANNELS)
+    some = case.restricted((21, 22, 23))
+    assert some.labels == (22,)
+    np.testing.assert_array_equal(some.points, case.points[1:])
+    assert some.certain.shape == (1,)
+    assert case.labels == (20, 22)
 
 
 # --- batches ---
@@ -311,24 +324,33 @@ def test_digest(tmp_path: Path) -> None:
 LABELS = (20, 21, 22)
 
 
-def take(cases: list[Case], first: int, last: int, seed: int = 3) -> list[Batch]:
+def make_batch(
+    cases: list[Case], step: int, seed: int = 3, part: tuple[int, int] = (0, 1)
+) -> Batch:
     config = BatchConfig(size=2, rows=64, cols=128)
-    return list(batches(cases, LABELS, config, AugmentationConfig(), seed, first, last))
+    return BatchMaker(cases, LABELS, config, AugmentationConfig(), seed, part)(step)
 
 
 def test_batches_are_functions_of_seed_and_step(make_case: Any) -> None:
     cases = [make_case(0), make_case(1)]
-    straight, resumed = take(cases, 0, 4), take(cases, 2, 4)
-    assert len(straight) == 4
-    assert len(resumed) == 2
-    for a, b in zip(straight[2:], resumed, strict=True):
-        assert all(torch.equal(vars(a)[name], vars(b)[name]) for name in vars(a))
-    assert not torch.equal(straight[0].images, straight[1].images)
-    assert not torch.equal(straight[0].images, take(cases, 0, 1, seed=4)[0].images)
+    batch = make_batch(cases, 2)
+    assert all(torch.equal(vars(batch)[k], v) for k, v in vars(make_batch(cases, 2)).items())
+    assert not torch.equal(batch.images, make_batch(cases, 1).images)
+    assert not torch.equal(batch.images, make_batch(cases, 2, seed=4).images)
+
+
+def test_parts_of_a_batch_make_the_batch(make_case: Any) -> None:
+    """As several processes draw them."""
+    cases = [make_case(0), make_case(1)]
+    parts = [vars(make_batch(cases, 5, part=(part, 2))) for part in range(2)]
+    for name, value in vars(make_batch(cases, 5)).items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), value)
+    with pytest.raises(ValueError, match="batch size 2 in 3 equal parts"):
+        make_batch(cases, 5, part=(0, 3))
 
 
 def test_batch_shapes(make_case: Any) -> None:
-    (batch,) = take([make_case()], 0, 1)
+    batch = make_batch([make_case()], 0)
     assert batch.images.shape == (2, 1, 64, 128)
     assert batch.targets.shape == batch.weights.shape == (2, 3, 16, 32)
     assert batch.points.shape == (2, 3, 2)
@@ -339,20 +361,19 @@ def test_batch_shapes(make_case: Any) -> None:
     assert not torch.equal(batch.images[0], batch.images[1])
 
 
-def test_errors_of_the_worker_arrive(make_case: Any) -> None:
-    with pytest.raises(ValueError, match="not in tuple"):
-        list(batches([make_case()], (3, 4), BATCH, AugmentationConfig(), 0, 0, 1))
+def probabilities(cases: list[Case], config: BatchConfig) -> Any:
+    return BatchMaker(cases, LABELS, config, AugmentationConfig(), 0).probabilities
 
 
 @pytest.mark.parametrize(("power", "share"), [(1.0, 0.9), (0.0, 0.5), (0.5, 0.75)])
 def test_groups_are_balanced(power: float, share: float, make_case: Any) -> None:
     cases = [make_case(i, "large:T2w") for i in range(9)] + [make_case(9, "small:T1w")]
-    odds = dataset._probabilities(cases, BatchConfig(group_power=power))
+    odds = probabilities(cases, BatchConfig(group_power=power))
     assert odds[:9].sum() == pytest.approx(share)
     assert odds.sum() == pytest.approx(1)
     for key in ("small", "small:T1w"):
         config = BatchConfig(group_power=power, group_weights={key: 3.0})
-        weighted = dataset._probabilities(cases, config)
+        weighted = probabilities(cases, config)
         assert weighted[9] / weighted[0] == pytest.approx(3 * odds[9] / odds[0])
 
 

@@ -2,39 +2,68 @@
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ivdtool.config import from_dict, read_toml, to_dict, to_toml
-from ivdtool.errors import ModelError, UsageError
+from ivdtool.errors import UsageError
+from ivdtool.files import atomic_write
 from ivdtool.model import build_network
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training import loop
 from ivdtool.training.checkpoint import Checkpoint, load_checkpoint
 from ivdtool.training.dataset import Batch, Case
+from ivdtool.training.engine import start_fabric
 from ivdtool.training.loop import OptimiserConfig, TrainingConfig, learning_rate, train_network
+
+
+@pytest.fixture(autouse=True)
+def quick_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than training here."""
+
+    def draw(rows: Sequence[Any], path: Path) -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text(str(len(rows)))
+
+    monkeypatch.setattr(loop, "draw_curves", draw)
 
 
 @pytest.fixture
 def train(
-    make_case: Callable[[int], Case], small_config: TrainingConfig, tmp_path: Path
+    make_case: Callable[[int], Case],
+    small_config: TrainingConfig,
+    fabric: Fabric,
+    tmp_path: Path,
 ) -> Callable[..., Checkpoint]:
     """Trains the small network in a run folder and returns the last checkpoint."""
 
     def train(
-        run: str = "run", config: TrainingConfig = small_config, **options: Any
+        run: str = "run",
+        config: TrainingConfig = small_config,
+        resume: bool = False,
+        **options: Any,
     ) -> Checkpoint:
         (tmp_path / run).mkdir(exist_ok=True)
-        options.setdefault("validate", lambda network: {"found": 0.0})
-        cases = [make_case(0), make_case(1)]
-        last = train_network(cases, config, tmp_path / run, skeleton={"a": 1}, data={}, **options)
+        options.setdefault("validate", lambda network: {"error": 1.0})
+        if resume:
+            options["resume"] = load_checkpoint(tmp_path / run / "last.pt")
+        last = train_network(
+            [make_case(0), make_case(1)],
+            config,
+            tmp_path / run,
+            **{"fabric": fabric, **options},
+            skeleton={"a": 1},
+            data={},
+        )
         assert last == tmp_path / run / "last.pt"
         return load_checkpoint(last)
 
@@ -106,8 +135,8 @@ def test_resumed_run_is_the_same_run(train: Callable[..., Checkpoint], tmp_path:
     for a, b in zip(
         *(read_metrics(tmp_path / run) for run in ("straight", "stopped")), strict=True
     ):
-        assert {k: a[k] for k in ("step", "loss", "found")} == {
-            k: b[k] for k in ("step", "loss", "found")
+        assert {k: a[k] for k in ("step", "loss", "error")} == {
+            k: b[k] for k in ("step", "loss", "error")
         }
 
 
@@ -117,11 +146,6 @@ def test_a_finished_run_is_left_as_it_is(train: Callable[..., Checkpoint], tmp_p
     train(resume=True)
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
     assert len(read_metrics(tmp_path / "run")) == 2
-
-
-def test_resuming_nothing(train: Callable[..., Checkpoint]) -> None:
-    with pytest.raises(ModelError, match=r"last\.pt"):
-        train(resume=True)
 
 
 def test_seeds_differ(train: Callable[..., Checkpoint], small_config: TrainingConfig) -> None:
@@ -135,12 +159,12 @@ def test_seeds_differ(train: Callable[..., Checkpoint], small_config: TrainingCo
 def test_metrics_and_best(
     train: Callable[..., Checkpoint], small_config: TrainingConfig, tmp_path: Path
 ) -> None:
-    found = iter([0.25, 0.75, 0.5])
+    errors = iter([0.75, 0.25, 0.5])
     config = optimise(small_config, steps=5, steps_per_epoch=2)
-    train(config=config, validate=lambda network: {"found": next(found), "median_mm": math.nan})
+    train(config=config, validate=lambda network: {"error": next(errors), "median_mm": math.nan})
     rows = read_metrics(tmp_path / "run")
     assert [row["step"] for row in rows] == ["2", "4", "5"]
-    assert [row["found"] for row in rows] == ["0.25", "0.75", "0.5"]
+    assert [row["error"] for row in rows] == ["0.75", "0.25", "0.5"]
     assert {row["median_mm"] for row in rows} == {"nan"}
     assert all(float(row["loss"]) > 0 and float(row["seconds"]) > 0 for row in rows)
     assert all(0 <= float(row["waiting_share"]) <= 1 for row in rows)
@@ -152,11 +176,115 @@ def test_metrics_and_best(
 def test_best_is_remembered_by_a_resumed_run(
     train: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
-    found = iter([0.75, 0.5])
+    errors = iter([0.25, 0.5])
     with pytest.raises(KeyboardInterrupt):
-        train(report=stop_at_step_4, validate=lambda network: {"found": next(found)})
-    train(resume=True, validate=lambda network: {"found": next(found)})
+        train(report=stop_at_step_4, validate=lambda network: {"error": next(errors)})
+    train(resume=True, validate=lambda network: {"error": next(errors)})
     assert load_checkpoint(tmp_path / "run" / "best.pt").step == 3
+
+
+@pytest.mark.parametrize("write", range(1, 9))
+def test_a_run_killed_between_two_writes_goes_on(
+    write: int,
+    train: Callable[..., Checkpoint],
+    small_config: TrainingConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No row is lost or doubled, and no checkpoint is older than the rows say."""
+    config = optimise(small_config, steps=2, steps_per_epoch=1)
+    now = 0
+    left = write
+    replace_file = Path.replace
+
+    def kill(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:  # noqa: ARG001
+        nonlocal now
+        now = step
+
+    def validate(network: nn.Module) -> Mapping[str, float]:  # noqa: ARG001
+        return {"error": (0.5, 0.25)[now]}
+
+    # an empty metrics.csv; in each epoch best.pt, last.pt and metrics.csv; the curves
+    monkeypatch.setattr(Path, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        train(config=config, validate=validate, report=report)
+    monkeypatch.undo()
+    run = tmp_path / "run"
+    begun = (run / "last.pt").exists()
+    assert begun == (write > 3)
+    now = load_checkpoint(run / "last.pt").step if begun else 0
+    train(config=config, resume=begun, validate=validate, report=report)
+    rows = [(row["step"], row["error"]) for row in read_metrics(run)]
+    assert rows == [("1", "0.5"), ("2", "0.25")]
+    assert load_checkpoint(run / "best.pt").step == load_checkpoint(run / "last.pt").step == 2
+    assert sorted(path.suffix for path in run.iterdir() if path.is_file()) == [
+        ".csv",
+        ".png",
+        ".pt",
+        ".pt",
+    ]
+
+
+def test_patience(
+    train: Callable[..., Checkpoint], small_config: TrainingConfig, tmp_path: Path
+) -> None:
+    """Two epochs without a smaller error end the run, whether or not it was stopped between."""
+    config = optimise(small_config, steps=10, steps_per_epoch=1, patience=2)
+    for run, stop in (("straight", 0), ("stopped", 4)):
+        errors = iter([0.5, 0.4, 0.4, 0.45, 0.1])
+
+        def report(step: int, metrics: Mapping[str, float], stop: int = stop) -> None:  # noqa: ARG001
+            if step == stop:
+                raise KeyboardInterrupt
+
+        def validate(network: nn.Module, errors: Any = errors) -> Mapping[str, float]:  # noqa: ARG001
+            return {"error": next(errors)}
+
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                train(run, config, validate=validate, report=report)
+        last = train(run, config, resume=bool(stop), validate=validate)
+        assert last.step == 4
+        assert [row["error"] for row in read_metrics(tmp_path / run)] == [
+            "0.5",
+            "0.4",
+            "0.4",
+            "0.45",
+        ]
+        assert load_checkpoint(tmp_path / run / "best.pt").step == 3
+
+
+def test_initial_weights(train: Callable[..., Checkpoint], small_config: TrainingConfig) -> None:
+    """Those of the average; optimiser and learning rate begin anew."""
+    first = train("first")
+    frozen = optimise(small_config, steps=1, learning_rate=0.0, average=0.0)
+    second = train("second", frozen, initial=first)
+    parameters = [name for name in first.average if "running" not in name and "num" not in name]
+    assert len(parameters) > 50
+    assert all(torch.equal(second.weights[name], first.average[name]) for name in parameters)
+    assert {int(state["step"]) for state in second.optimizer["state"].values()} == {1}
+    assert second.step == 1
+
+
+def test_precision(train: Callable[..., Checkpoint], small_config: TrainingConfig) -> None:
+    config = optimise(small_config, steps=1)
+    half, single = train("a", config), train("b", config, fabric=start_fabric("cpu", "float32"))
+    assert not same(half.weights, single.weights)
+    assert {value.dtype for value in half.weights.values()} == {torch.float32, torch.int64}
+
+
+def test_processes_share_batches_evenly(
+    train: Callable[..., Checkpoint], small_config: TrainingConfig
+) -> None:
+    with pytest.raises(UsageError, match="3 processes cannot share batches of 2"):
+        train(config=small_config, fabric=SimpleNamespace(world_size=3))
 
 
 def test_validation_sees_the_average(
@@ -167,7 +295,7 @@ def test_validation_sees_the_average(
     def validate(network: nn.Module) -> Mapping[str, float]:
         assert not network.training
         seen.append({key: value.clone() for key, value in network.state_dict().items()})
-        return {"found": 0.0}
+        return {"error": 1.0}
 
     last = train(config=optimise(small_config, steps=2), validate=validate)
     assert same(seen[-1], last.average)
@@ -215,16 +343,15 @@ def test_learning_rate_reaches_the_optimiser(
 
 def spoil_batches(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Puts a NaN into one pixel of the images of some steps."""
-    original = loop.batches  # type: ignore[attr-defined]
+    original = loop.stream_batches  # type: ignore[attr-defined]
 
-    def spoiled(*arguments: Any) -> Iterator[Batch]:
-        first = arguments[5]
-        for step, batch in enumerate(original(*arguments), first):
+    def spoiled(make: Any, first: int, *rest: int) -> Generator[Batch]:
+        for step, batch in enumerate(original(make, first, *rest), first):
             if step in steps:
                 batch.images[0, 0, 3, 3] = torch.nan
             yield batch
 
-    monkeypatch.setattr(loop, "batches", spoiled)
+    monkeypatch.setattr(loop, "stream_batches", spoiled)
 
 
 def spoil_loss(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Tensor], Tensor]) -> None:
@@ -326,7 +453,9 @@ def test_refused_settings(wrong: dict[str, Any], message: str) -> None:
         TrainingConfig(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps_per_epoch": 0}, {"average": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"steps_per_epoch": 0}, {"average": 1.0}, {"patience": -1}]
+)
 def test_refused_optimiser_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         OptimiserConfig(**wrong)

@@ -57,6 +57,7 @@ def test_right_answers(case: Case) -> None:
     assert figures["found"] == 1
     assert figures["shifted"] == 0
     assert figures["false"] == 0
+    assert figures["error"] == 0
     assert figures["median_mm"] < 0.5
 
 
@@ -67,6 +68,7 @@ def test_labels_one_level_off(case: Case) -> None:
     assert figures["found"] == 0
     assert figures["shifted"] == pytest.approx(4 / 5)
     assert figures["false"] == pytest.approx(4 / 5)
+    assert figures["error"] == pytest.approx(1 + 4 / 5)
     assert figures["median_mm"] == pytest.approx(32, abs=3)
 
 
@@ -86,6 +88,7 @@ def test_no_answer(case: Case) -> None:
 
 def test_no_cases() -> None:
     assert score(POINTS)["found"] == 0
+    assert score(POINTS)["error"] == 1
 
 
 def test_absent_discs_are_false(case: Case) -> None:

@@ -1,7 +1,6 @@
 """`ivdtool train`."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,54 +14,93 @@ __all__ = ["train"]
 @data_option
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings, TOML.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option(
+    "--init",
+    "initial",
+    type=click.Path(path_type=Path),
+    help="Start with this checkpoint's weights; without --config, with its settings, too.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Overrides the settings' steps.")
+@click.option("--seed", type=click.IntRange(0), help="Overrides the settings' seed.")
+@click.option("--deterministic", is_flag=True, help="On GPUs, too: same run, same weights.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of prepared images, for any number of runs; slab-cache beside the run folder by "
+    "default. May be deleted between runs.",
+)
+@click.option(
+    "--workers", type=click.IntRange(0), help="Processes that draw batches; some on GPUs, else 0."
+)
 @device_option
 @threads_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and the result only.")
 @log_option
 def train(
     datasets: tuple[Path, ...],
     config_file: Path | None,
     output: Path,
+    initial: Path | None,
     steps: int | None,
+    seed: int | None,
+    deterministic: bool,
     resume: bool,
+    cache: Path | None,
+    workers: int | None,
     device: str,
     threads: int | None,
     quiet: bool,
 ) -> None:
     """Train a network on BIDS data sets.
 
-    participants.tsv gives the split by subject (train, val, test).
+    participants.tsv gives the split by subject (train, val, test). On several GPUs or nodes:
+    torchrun --nproc-per-node N -m ivdtool train ...
     """
+    from contextlib import nullcontext
     from dataclasses import replace
 
     from ivdtool.config import read_toml
+    from ivdtool.training.checkpoint import load_checkpoint
+    from ivdtool.training.engine import is_first_process, require_extra
     from ivdtool.training.loop import TrainingConfig
-    from ivdtool.training.run import run_training
+    from ivdtool.training.progress import Progress, terminal_progress
+    from ivdtool.training.run import run_training, settings_of
 
-    if resume:
-        if config_file is not None or steps is not None:
-            raise UsageError("--resume goes on with the run's own settings; drop --config, --steps")
-        config_file = output / "config.toml"
-    config = TrainingConfig() if config_file is None else read_toml(TrainingConfig, config_file)
-    if steps is not None:
-        config = replace(config, optimiser=replace(config.optimiser, steps=steps))
-    with click.progressbar(
-        length=config.optimiser.steps, label="training", hidden=quiet, show_pos=True
-    ) as bar:
-
-        def report(step: int, metrics: Any) -> None:
-            bar.label = f"training, loss {metrics['loss']:.4f}"
-            bar.update(step - bar.pos)
-
+    require_extra()
+    if resume and (config_file, initial, steps, seed, deterministic) != (None,) * 4 + (False,):
+        raise UsageError(
+            "--resume goes on with the run's own settings; "
+            "drop --config, --init, --steps, --seed and --deterministic"
+        )
+    if config_file is not None:
+        config = read_toml(TrainingConfig, config_file)
+    elif initial is not None:
+        config = settings_of(load_checkpoint(initial), initial)
+    else:
+        config = TrainingConfig()
+    config = replace(
+        config,
+        seed=config.seed if seed is None else seed,
+        deterministic=config.deterministic or deterministic,
+        optimiser=replace(config.optimiser, steps=steps or config.optimiser.steps),
+    )
+    shown = is_first_process() and not quiet
+    with terminal_progress() if shown else nullcontext(Progress()) as progress:
         last = run_training(
             datasets,
             config,
             output,
             device=device,
             threads=threads,
+            workers=workers,
+            cache=cache,
+            initial=initial,
             resume=resume,
-            report=report,
+            progress=progress,
         )
-    click.echo(f"{last}; best by validation: {output / 'best.pt'}; figures: metrics.csv")
+    if is_first_process():
+        click.echo(
+            f"{last}; best by validation: {output / 'best.pt'}; "
+            f"figures: {output / 'metrics.csv'}, {output / 'curves.png'}"
+        )

@@ -3,7 +3,8 @@
 import io
 import pickle
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Checkpoint:
         optimizer: state of the optimiser.
         skeleton: mean skeleton of the training labels, as a dict.
         data: what it was trained on: subjects and hashes.
+        history: what the epochs measured, see `ivdtool.training.history`.
     """
 
     network: str
@@ -45,6 +47,7 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     skeleton: Mapping[str, Any]
     data: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Mapping[str, float]] = ()
 
     def build_network(self) -> nn.Module:
         """Return the averaged network in eval mode.
@@ -76,6 +79,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         archive = Path(path).read_bytes()
         check_archive(archive)
+        if any(
+            name.endswith("/constants.pkl")
+            for name in zipfile.ZipFile(io.BytesIO(archive)).namelist()
+        ):
+            raise ModelError(
+                f"{path}: an exported model (TorchScript); give a checkpoint, a run's best.pt"
+            )
         with warnings.catch_warnings(action="ignore"):  # about files of another kind
             # weights_only: a checkpoint from elsewhere must not run code
             content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)

@@ -1,11 +1,12 @@
 """BIDS data sets as training cases, and batches of augmented windows with their targets."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,12 @@ from ivdtool.bids import find_images
 from ivdtool.errors import InputError
 from ivdtool.files import nifti_stem
 from ivdtool.heatmaps import draw_heatmaps, pixels_to_cells
-from ivdtool.labels import LabelPoints, read_labels
+from ivdtool.labels import LabelPoints, label_files, read_labels
 from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
 from ivdtool.training.augmentation import AugmentationConfig, Crop, augment
 from ivdtool.volumes import Volume, read_volume
 
-__all__ = ["Batch", "BatchConfig", "Case", "Source", "batches", "find_sources", "load_case"]
+__all__ = ["Batch", "BatchConfig", "BatchMaker", "Case", "Source", "find_sources", "load_case"]
 
 UNSURE_MM = 4.0  # a disc this close to the border of the field of view is neither in nor out
 UNKNOWN_BEYOND = 3  # labels past the annotated ones that may be in view where no file says so
@@ -39,16 +40,31 @@ class Source:
     group: str  # images of one kind, for balanced sampling: source and suffix
 
     def digest(self) -> str:
-        """SHA-256 of the image and label files."""
+        """SHA-256 of the image, its label file and that one's sidecar.
+
+        Raises:
+            InputError: one of them is unreadable.
+        """
         digest = hashlib.sha256()
-        for path in (self.image, self.labels):
-            digest.update(path.read_bytes())
+        for path in (self.image, *label_files(self.labels)):
+            try:
+                digest.update(path.read_bytes())
+            except OSError as error:
+                raise InputError(f"{path}: {error.strerror or error}") from error
         return digest.hexdigest()
+
+
+class Planes(Protocol):
+    """(H, W) float16 images by index, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[npt.NDArray[np.float16]]: ...
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.float16]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A labelled image in memory, ready for augmentation.
+    """A labelled image, ready for augmentation.
 
     Attributes:
         source: where it came from.
@@ -57,19 +73,31 @@ class Case:
         points: (N, 2) (row, col) of the annotated discs in every plane.
         certain: (N,) bool.
         unknown: labels that may be in view but were not annotated.
+        digest: of the source's files, where it is known.
     """
 
     source: Source
-    planes: tuple[npt.NDArray[np.float16], ...]
+    planes: Planes
     labels: tuple[int, ...]
     points: npt.NDArray[np.float64]
     certain: npt.NDArray[np.bool_]
     unknown: frozenset[int]
+    digest: str = ""
 
     @property
     def spine_col(self) -> float:
         """Mean column of the points."""
         return float(self.points[:, 1].mean())
+
+    def restricted(self, labels: Sequence[int]) -> "Case":
+        """Return the case with the discs of `labels` only; none may be left."""
+        kept = np.isin(self.labels, labels)
+        return replace(
+            self,
+            labels=tuple(np.array(self.labels)[kept].tolist()),
+            points=self.points[kept],
+            certain=self.certain[kept],
+        )
 
 
 @dataclass(frozen=True)
@@ -216,58 +244,62 @@ def _unknown(found: LabelPoints, labels: tuple[int, ...]) -> frozenset[int]:
     return frozenset(around) - set(labels)
 
 
-def batches(
-    cases: Sequence[Case],
-    channels: Sequence[int],
-    batch: BatchConfig,
-    augmentation: AugmentationConfig,
-    seed: int,
-    first_step: int,
-    last_step: int,
-) -> Iterator[Batch]:
-    """Yield the batches of steps first_step .. last_step - 1, each a function of seed and step.
+@dataclass(frozen=True, eq=False)
+class BatchMaker:
+    """Makes the batch of any step, or one process's part of it: a function of seed and step.
 
-    The next batch is made in a thread while the caller uses the current one.
+    Attributes:
+        cases: to draw from.
+        channels: disc labels by channel.
+        batch: see `BatchConfig`.
+        augmentation: see `AugmentationConfig`.
+        seed: of everything drawn.
+        part: which of how many equal parts of a batch this process makes.
+
+    Raises:
+        ValueError: a batch does not divide into so many parts.
     """
-    probabilities = _probabilities(cases, batch)
 
-    def make(step: int) -> Batch:
+    cases: Sequence[Case]
+    channels: Sequence[int]
+    batch: BatchConfig
+    augmentation: AugmentationConfig
+    seed: int
+    part: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        if self.batch.size % self.part[1]:
+            raise ValueError(f"batch size {self.batch.size} in {self.part[1]} equal parts")
+
+    def __call__(self, step: int) -> Batch:
+        """Return this part of the batch of a step."""
         samples = []
-        for index in range(batch.size):
-            rng = np.random.default_rng([seed, step, index])
-            case = cases[int(rng.choice(len(cases), p=probabilities))]
-            samples.append(_sample(case, channels, batch, augmentation, rng))
+        part, parts = self.part
+        share = self.batch.size // parts
+        for index in range(part * share, (part + 1) * share):
+            rng = np.random.default_rng([self.seed, step, index])
+            case = self.cases[int(rng.choice(len(self.cases), p=self.probabilities))]
+            samples.append(_sample(case, self.channels, self.batch, self.augmentation, rng))
         images, targets = zip(*samples, strict=True)
         return Batch(
             torch.stack(images)[:, None],
-            *(torch.from_numpy(np.stack(parts)) for parts in zip(*targets, strict=True)),
+            *(torch.from_numpy(np.stack(kind)) for kind in zip(*targets, strict=True)),
         )
 
-    # One thread for the worker: with two pools of OpenMP threads on as many cores, the runtime puts
-    # waiting threads to sleep at once, and a training step takes twice as long. The caller's own
-    # number is fixed first, since the worker's becomes the default of threads yet to ask.
-    torch.set_num_threads(torch.get_num_threads())
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as worker:
-        pending = worker.submit(make, first_step)
-        for step in range(first_step, last_step):
-            ready = pending.result()
-            if step + 1 < last_step:
-                pending = worker.submit(make, step + 1)
-            yield ready
-
-
-def _probabilities(cases: Sequence[Case], batch: BatchConfig) -> npt.NDArray[np.float64]:
-    groups = [case.source.group for case in cases]
-    factors = batch.group_weights or {}
-    weights = np.array(
-        [
-            groups.count(group) ** (batch.group_power - 1)
-            * factors.get(group, factors.get(group.split(":")[0], 1.0))
-            for group in groups
-        ]
-    )
-    probabilities: npt.NDArray[np.float64] = weights / weights.sum()
-    return probabilities
+    @cached_property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """(cases,) share of the windows that are cut from each, by its group."""
+        sizes = Counter(case.source.group for case in self.cases)
+        factors = self.batch.group_weights or {}
+        weights = np.array(
+            [
+                sizes[group] ** (self.batch.group_power - 1)
+                * factors.get(group, factors.get(group.split(":")[0], 1.0))
+                for group in (case.source.group for case in self.cases)
+            ]
+        )
+        probabilities: npt.NDArray[np.float64] = weights / weights.sum()
+        return probabilities
 
 
 def _sample(

@@ -1,24 +1,32 @@
 """The training loop: steps, averaging, validation, checkpoints."""
 
-import csv
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ivdtool.config import to_dict
 from ivdtool.discs import ALL_LABELS
+from ivdtool.errors import UsageError
 from ivdtool.model import build_network
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training.augmentation import AugmentationConfig
-from ivdtool.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ivdtool.training.dataset import Batch, BatchConfig, Case, batches
+from ivdtool.training.checkpoint import Checkpoint, save_checkpoint
+from ivdtool.training.dataset import Batch, BatchConfig, BatchMaker, Case
+from ivdtool.training.engine import Precision
+from ivdtool.training.history import Recorder, draw_curves, epochs_without_gain, is_best
 from ivdtool.training.losses import LossConfig, training_loss
+from ivdtool.training.stream import stream_batches
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["OptimiserConfig", "TrainingConfig", "train_network"]
 
@@ -37,6 +45,7 @@ class OptimiserConfig:
         weight_decay: of AdamW.
         max_norm: gradients are scaled down to this norm.
         average: decay per step of the moving average of the weights.
+        patience: epochs without a smaller error on val after which training ends early; 0 never.
     """
 
     steps: int = 6000
@@ -46,12 +55,15 @@ class OptimiserConfig:
     weight_decay: float = 1e-4
     max_norm: float = 1.0
     average: float = 0.995
+    patience: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.steps_per_epoch < 1:
             raise ValueError("steps and steps_per_epoch must be at least 1")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must lie in 0..1, not {self.average}")
+        if self.patience < 0:
+            raise ValueError(f"patience must not be negative, not {self.patience}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,8 @@ class TrainingConfig:
             the last that the training data shows.
         slab_offsets_mm: slabs beside the spine's plane that training also draws from.
         seed: of weights, order and augmentation.
+        precision: ``bf16``, or ``float32`` for processors that are slow in bfloat16.
+        deterministic: see `ivdtool.training.engine.start_fabric`.
     """
 
     network: str = "hourglass"
@@ -74,6 +88,8 @@ class TrainingConfig:
     labels: tuple[int, ...] | None = None
     slab_offsets_mm: tuple[float, ...] = (-5.0, -2.5, 0.0, 2.5, 5.0)
     seed: int = 0
+    precision: Precision = "bf16"
+    deterministic: bool = False
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -100,7 +116,8 @@ class _State:
     network: nn.Module
     average: nn.Module
     optimizer: torch.optim.Optimizer
-    step: int = 0
+    step: int
+    history: list[Metrics]
 
 
 def train_network(
@@ -108,84 +125,86 @@ def train_network(
     config: TrainingConfig,
     run: Path,
     *,
+    fabric: "Fabric",
     skeleton: Mapping[str, Any],
     data: Mapping[str, Any],
     validate: Callable[[nn.Module], Metrics],
-    device: str = "cpu",
-    resume: bool = False,
+    resume: Checkpoint | None = None,
+    initial: Checkpoint | None = None,
+    workers: int = 0,
     report: Callable[[int, Metrics], None] = lambda step, metrics: None,
 ) -> Path:
     """Train and return the path of the last checkpoint, ``run/last.pt``.
 
-    Writes ``metrics.csv`` (one row per epoch), ``last.pt``, and ``best.pt`` by the metric
-    ``found`` of `validate`. Steps whose loss or gradient is not finite change nothing.
+    After every epoch the averaged network is validated and ``last.pt`` written, and ``best.pt``
+    where no epoch before had a smaller ``error`` (ties: ``median_mm``); what `Recorder` writes
+    follows. Steps whose loss or gradient is not finite change nothing. All that is drawn is a
+    function of seed and step, so a run that is stopped at any time and resumed is the same run.
+
+    Of several processes each computes its part of every batch. The gradient is then the mean of
+    the parts' gradients; batch statistics are those of the part on CPUs, of the batch on GPUs.
 
     Args:
         cases: training images.
         config: see `TrainingConfig`; its labels must be given.
         run: folder for what the run leaves; exists.
+        fabric: where to compute; its first process alone validates and writes.
         skeleton: goes into the checkpoints.
         data: description of the training data; goes into the checkpoints.
-        validate: scores a network; higher ``found`` is better.
-        device: torch device.
-        resume: go on from ``run/last.pt``.
-        report: called after every step with the running metrics.
+        validate: scores a network; a smaller ``error`` is better.
+        resume: go on from here.
+        initial: start from this checkpoint's averaged weights.
+        workers: processes that make batches, see `stream_batches`.
+        report: called after every step with the running metrics, at the end of an epoch with all.
 
     Raises:
-        ModelError: ``run/last.pt`` is unusable.
+        UsageError: a batch does not divide into equal parts for the processes.
         ValueError: the settings leave the labels open.
     """
     channels = config.labels
     if channels is None:
         raise ValueError("labels must be given")
+    if config.batch.size % fabric.world_size:
+        raise UsageError(
+            f"{fabric.world_size} processes cannot share batches of {config.batch.size}"
+        )
     optimiser = config.optimiser
     arguments = {"n_labels": len(channels), **config.arguments}
-    state = _start(config, arguments, device)
-    best = -math.inf
-    if resume:
-        best = _restore(state, run)
-    totals = {"loss": 0.0, "skipped": 0.0}
-    started, waited = time.monotonic(), 0.0
-    stream = batches(
+    state = _start(config, arguments, fabric, resume, initial)
+    make_batch = BatchMaker(
         cases,
         channels,
         config.batch,
         config.augmentation,
         config.seed,
-        state.step,
-        optimiser.steps,
+        (fabric.global_rank, fabric.world_size),
     )
-    while state.step < optimiser.steps:
-        before = time.monotonic()
-        batch = next(stream)
-        waited += time.monotonic() - before
-        loss = _train_step(state, batch, config, device)
-        if loss is None:
-            totals["skipped"] += 1
-        else:
-            totals["loss"] += loss
-        state.step += 1
-        in_epoch = (state.step - 1) % optimiser.steps_per_epoch + 1
-        done = max(1.0, in_epoch - totals["skipped"])
-        report(state.step, {"loss": totals["loss"] / done, "skipped": totals["skipped"]})
-        if in_epoch == optimiser.steps_per_epoch or state.step == optimiser.steps:
-            seconds = time.monotonic() - started
-            metrics = {
-                "step": state.step,
-                "loss": totals["loss"] / done,
-                "skipped": totals["skipped"],
-                "seconds": seconds,
-                "waiting_share": waited / seconds,
-                **validate(state.average.eval()),
-            }
-            _append_row(run / "metrics.csv", metrics)
-            checkpoint = _checkpoint(state, config, arguments, skeleton, data)
-            save_checkpoint(checkpoint, run / "last.pt")
-            if metrics.get("found", 0.0) >= best:
-                best = metrics.get("found", 0.0)
-                save_checkpoint(checkpoint, run / "best.pt")
-            totals = dict.fromkeys(totals, 0.0)
-            started, waited = time.monotonic(), 0.0
+    batches = stream_batches(make_batch, state.step, optimiser.steps, workers)
+    with closing(batches), _recorder(fabric, run, state) as recorder:
+        while state.step < optimiser.steps and not _is_stuck(state, optimiser):
+            epoch = _Epoch()
+            last = min(state.step + optimiser.steps_per_epoch, optimiser.steps)
+            while state.step < last:
+                batch = epoch.wait_for(batches)
+                loss = _train_step(state, batch, config, fabric)
+                state.step += 1
+                epoch.add(loss)
+                if recorder is not None and loss is not None:
+                    recorder.step(state.step, loss)
+                if state.step < last:
+                    report(state.step, epoch.means())
+            row = {"step": state.step, **epoch.figures()}
+            scores = dict(validate(state.average)) if fabric.is_global_zero else {}
+            row |= fabric.broadcast(scores)
+            state.history.append({name: float(value) for name, value in row.items()})
+            if recorder is not None:
+                checkpoint = _checkpoint(state, config, arguments, skeleton, data)
+                # the best first: stopped in between, the epoch is done again and writes it again
+                if is_best(state.history):
+                    save_checkpoint(checkpoint, run / "best.pt")
+                save_checkpoint(checkpoint, run / "last.pt")
+                recorder.epoch(state.history)
+            report(state.step, row)
     return run / "last.pt"
 
 
@@ -197,30 +216,104 @@ def learning_rate(step: int, config: OptimiserConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def _start(config: TrainingConfig, arguments: Mapping[str, Any], device: str) -> _State:
-    networks = []
-    for _ in range(2):
-        torch.manual_seed(config.seed)
-        network = build_network(config.network, arguments).to(device)
-        networks.append(network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    network, average = networks
+@dataclass
+class _Epoch:
+    """Sums over the steps of an epoch."""
+
+    loss: float = 0.0
+    steps: int = 0
+    skipped: int = 0
+    waited: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        before = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - before
+        return batch
+
+    def add(self, loss: float | None) -> None:
+        self.steps += 1
+        if loss is None:
+            self.skipped += 1
+        else:
+            self.loss += loss
+
+    def means(self) -> dict[str, float]:
+        return {"loss": self.loss / max(1, self.steps - self.skipped), "skipped": self.skipped}
+
+    def figures(self) -> dict[str, float]:
+        seconds = time.monotonic() - self.started
+        return {**self.means(), "seconds": seconds, "waiting_share": self.waited / seconds}
+
+
+def _is_stuck(state: _State, config: OptimiserConfig) -> bool:
+    return 0 < config.patience <= epochs_without_gain(state.history)
+
+
+@contextmanager
+def _recorder(fabric: "Fabric", run: Path, state: _State) -> Iterator[Recorder | None]:
+    """The first process's recorder; curves are drawn if the run ends well."""
+    if not fabric.is_global_zero:
+        yield None
+        return
+    with closing(Recorder(run, state.history, state.step)) as recorder:
+        yield recorder
+        if state.history:
+            draw_curves(state.history, run / "curves.png")
+
+
+def _start(
+    config: TrainingConfig,
+    arguments: Mapping[str, Any],
+    fabric: "Fabric",
+    resume: Checkpoint | None,
+    initial: Checkpoint | None,
+) -> _State:
+    torch.manual_seed(config.seed)
+    network = build_network(config.network, arguments)
+    if initial is not None:
+        network.load_state_dict(initial.average)
+    average = build_network(config.network, arguments)
+    average.load_state_dict(network.state_dict())
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in (network, average):
+        module.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=config.optimiser.weight_decay)
-    return _State(network.train(), average.eval().requires_grad_(False), optimizer)
+    step, history = 0, []
+    if resume is not None:
+        network.load_state_dict(resume.weights)
+        average.load_state_dict(resume.average)
+        optimizer.load_state_dict(dict(resume.optimizer))
+        step, history = resume.step, list(resume.history)
+    network, optimizer = fabric.setup(network.train(), optimizer)
+    return _State(network, average.eval().requires_grad_(False), optimizer, step, history)
 
 
-def _train_step(state: _State, batch: Batch, config: TrainingConfig, device: str) -> float | None:
-    """One step; None if it was skipped because loss or gradient was not finite."""
-    batch = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
-    images = batch.images.to(memory_format=torch.channels_last)
-    state.network.train()
+def _train_step(
+    state: _State, batch: Batch, config: TrainingConfig, fabric: "Fabric"
+) -> float | None:
+    """One step; the mean loss, or None if it was skipped because loss or gradient is not finite."""
+    batch = Batch(**{name: value.to(fabric.device) for name, value in vars(batch).items()})
+    # whatever a network draws is a function of the step, too
+    torch.manual_seed(_seed(config.seed, state.step, fabric.global_rank))
     statistics = [buffer.clone() for buffer in state.network.buffers()]
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
-        predictions: list[Tensor] = state.network(images)
-    loss = training_loss(predictions, batch, config.loss, seed=state.step)
+    outputs: list[Tensor] = state.network(
+        batch.images.contiguous(memory_format=torch.channels_last)
+    )
+    loss = training_loss(outputs, batch, config.loss, seed=state.step)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.optimiser.max_norm)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+    fabric.backward(loss)
+    norm = fabric.clip_gradients(
+        state.network,
+        state.optimizer,
+        max_norm=config.optimiser.max_norm,
+        error_if_nonfinite=False,
+    )
+    # of all processes, so that they agree on what follows; the gradient's norm is so already
+    mean_loss = _to_float(fabric.all_reduce(loss.detach()))
+    if not (math.isfinite(mean_loss) and math.isfinite(_to_float(norm))):
         for buffer, before in zip(state.network.buffers(), statistics, strict=True):
             buffer.copy_(before)  # the forward pass has updated them
         return None
@@ -228,7 +321,15 @@ def _train_step(state: _State, batch: Batch, config: TrainingConfig, device: str
         group["lr"] = learning_rate(state.step, config.optimiser)
     state.optimizer.step()
     _update_average(state, config.optimiser)
-    return float(loss.detach())
+    return mean_loss
+
+
+def _to_float(scalar: Any) -> float:
+    return float(scalar)  # Fabric's types allow for containers of tensors
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @torch.no_grad()
@@ -260,24 +361,5 @@ def _checkpoint(
         optimizer=state.optimizer.state_dict(),
         skeleton=dict(skeleton),
         data=dict(data),
+        history=[dict(row) for row in state.history],
     )
-
-
-def _restore(state: _State, run: Path) -> float:
-    """Load ``last.pt`` into the state; return the best ``found`` so far."""
-    checkpoint = load_checkpoint(run / "last.pt")
-    state.network.load_state_dict(checkpoint.weights)
-    state.average.load_state_dict(checkpoint.average)
-    state.optimizer.load_state_dict(dict(checkpoint.optimizer))
-    state.step = checkpoint.step
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as lines:
-        return max((float(row.get("found", 0) or 0) for row in csv.DictReader(lines)), default=0.0)
-
-
-def _append_row(path: Path, row: Mapping[str, float]) -> None:
-    new = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.6g}" for key, value in row.items()})

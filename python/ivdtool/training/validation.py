@@ -29,7 +29,8 @@ def validate(
     """Return shares of the certain discs of `cases`, and the median distance in mm.
 
     ``found``: a disc of the same label within 5 mm; ``shifted``: one of another label there;
-    ``false``: predicted discs that are certainly not there, per certain disc. Pixels count as 1 mm.
+    ``false``: predicted discs that are certainly not there, per certain disc; ``error``, by which
+    networks are chosen: discs not found, and false ones. Pixels count as 1 mm.
 
     Args:
         network: in eval mode.
@@ -70,9 +71,13 @@ def validate(
         for label, position in predicted.items():
             if label not in doubtful:
                 false += label not in truth or np.hypot(*(position - truth[label])) > TOLERANCE_MM
-    return {
+    shares = {
         "found": found / max(total, 1),
         "shifted": shifted / max(total, 1),
         "false": false / max(total, 1),
+    }
+    return {
+        "error": 1 - shares["found"] + shares["false"],
+        **shares,
         "median_mm": float(np.median(distances)) if distances else float("nan"),
     }
