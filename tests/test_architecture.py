@@ -27,7 +27,11 @@ ALLOWED = {
     "volumes": "errors",
     "preprocessing": "errors volumes.Volume",
     "plane": "errors heatmaps.Heatmaps preprocessing volumes.Volume",
-    "model": "torch",
+    "networks.blocks": "torch",
+    "networks.hourglass": "networks.blocks torch",
+    "networks.hca": "networks.blocks torch",
+    "networks.__init__": "",
+    "model": "networks torch",
     "metadata": "candidates.CandidateConfig config discs errors preprocessing.PreprocessingConfig "
     "search.SearchConfig skeleton.Skeleton",
     "inference": "errors files heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
@@ -67,15 +71,20 @@ ALLOWED = {
     "training.loop": "config discs errors model preprocessing.PreprocessingConfig "
     "training.augmentation training.checkpoint training.dataset training.engine.Precision "
     "training.history training.losses training.stream torch",
-    "training.validation": "candidates discs evaluation heatmaps.Heatmaps model.STRIDE search "
-    "skeleton.Skeleton training.dataset torch",
-    "training.run": "candidates.CandidateConfig config discs errors files search.SearchConfig "
-    "skeleton.Skeleton training.checkpoint training.dataset training.engine training.loop "
-    "training.progress training.slabs training.validation torch",
+    "training.validation": "evaluation training.dataset",
+    "training.run": "config discs errors files methods.registry skeleton.Skeleton "
+    "training.checkpoint training.dataset training.engine training.loop training.progress "
+    "training.slabs torch",
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates.CandidateConfig config errors export "
     "inference labels.read_labels metadata.ModelInfo model.STRIDE pipeline search.SearchConfig "
     "skeleton.Skeleton training.checkpoint training.dataset training.loop volumes",
     "training.__init__": "",
+    "methods.method": "skeleton.Skeleton training.dataset training.loop torch",
+    "methods.pose": "candidates heatmaps.Heatmaps methods.method model.STRIDE search skeleton.Skeleton "
+    "training.dataset training.loop training.validation torch",
+    "methods.registry": "config errors methods preprocessing.PreprocessingConfig skeleton.Skeleton "
+    "training.checkpoint training.loop torch",
+    "methods.__init__": "",
     "benchmark.timing": "errors",
     "benchmark.heatmaps": "benchmark.timing heatmaps",
     "benchmark.candidates": "benchmark.heatmaps benchmark.timing candidates heatmaps",

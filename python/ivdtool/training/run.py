@@ -11,20 +11,18 @@ from typing import Any
 
 import torch
 
-from ivdtool.candidates import CandidateConfig
 from ivdtool.config import from_dict, read_toml, to_toml
 from ivdtool.discs import ALL_LABELS
 from ivdtool.errors import InputError, ModelError, UsageError
 from ivdtool.files import atomic_write
-from ivdtool.search import SearchConfig
+from ivdtool.methods.registry import method_of
 from ivdtool.skeleton import Skeleton
 from ivdtool.training.checkpoint import Checkpoint, load_checkpoint
 from ivdtool.training.dataset import Case, Source, find_sources
 from ivdtool.training.engine import start_fabric, stop_fabric
-from ivdtool.training.loop import TrainingConfig, train_network
+from ivdtool.training.loop import TrainingConfig
 from ivdtool.training.progress import Progress
 from ivdtool.training.slabs import SlabConfig, prepare_cases
-from ivdtool.training.validation import validate
 
 __all__ = ["mean_skeleton", "run_training", "settings_of"]
 
@@ -116,21 +114,14 @@ def run_training(
     if workers is None:
         workers = 0 if fabric.device.type == "cpu" else min(MAX_WORKERS, os.cpu_count() or 1)
     progress.start(before.step if before else 0, material.config.optimiser.steps)
-    last = train_network(
+    last = method_of(config.network).fit(
         material.cases,
         material.config,
         run,
-        fabric=fabric,
-        skeleton=material.skeleton.to_dict(),
+        checks=material.checks,
+        skeleton=material.skeleton,
         data=before.data if before else material.data,
-        validate=lambda network: validate(
-            network,
-            material.checks,
-            material.skeleton,
-            CandidateConfig(),
-            SearchConfig(),
-            fabric.device.type,
-        ),
+        fabric=fabric,
         resume=before,
         initial=start,
         workers=workers,

@@ -1,31 +1,19 @@
 """Label-aware validation: the whole method on images with known discs, in image coordinates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import nn
+import numpy.typing as npt
 
-from ivdtool.candidates import CandidateConfig, find_candidates
 from ivdtool.evaluation import TOLERANCE_MM
-from ivdtool.heatmaps import Heatmaps
-from ivdtool.model import STRIDE
-from ivdtool.search import SearchConfig, search_skeleton
-from ivdtool.skeleton import Skeleton
 from ivdtool.training.dataset import Case
 
 __all__ = ["validate"]
 
+Predict = Callable[[npt.NDArray[np.float32]], Mapping[int, tuple[float, float]]]
 
-@torch.inference_mode()
-def validate(
-    network: nn.Module,
-    cases: Sequence[Case],
-    skeleton: Skeleton,
-    candidates: CandidateConfig,
-    search: SearchConfig,
-    device: str = "cpu",
-) -> Mapping[str, float]:
+
+def validate(predict: Predict, cases: Sequence[Case]) -> Mapping[str, float]:
     """Return shares of the certain discs of `cases`, and the median distance in mm.
 
     ``found``: a disc of the same label within 5 mm; ``shifted``: one of another label there;
@@ -33,26 +21,13 @@ def validate(
     networks are chosen: discs not found, and false ones. Pixels count as 1 mm.
 
     Args:
-        network: in eval mode.
+        predict: from an image (H, W) to {label: (row, col)}.
         cases: padded to multiples of 64; their first plane is used.
-        skeleton: for the search.
-        candidates: settings of the candidates.
-        search: settings of the search.
-        device: where the network is.
     """
     found = shifted = false = total = 0
     distances: list[float] = []
     for case in cases:
-        pixels = torch.from_numpy(case.planes[0].astype(np.float32))[None, None]
-        values = network(pixels.to(device, memory_format=torch.channels_last))[-1][0]
-        heatmaps = Heatmaps(
-            values.float().cpu().contiguous().numpy(),
-            skeleton.labels,
-            STRIDE,
-            (float(STRIDE), float(STRIDE)),
-        )
-        answer = search_skeleton(find_candidates(heatmaps, candidates), skeleton, search)
-        predicted = dict(zip(answer.labels, answer.positions, strict=True))
+        predicted = predict(case.planes[0].astype(np.float32))
         truth = dict(zip(case.labels, case.points, strict=True))
         for label, point, certain in zip(case.labels, case.points, case.certain, strict=True):
             if not certain:
@@ -70,7 +45,8 @@ def validate(
         doubtful = case.unknown.union(np.array(case.labels)[~case.certain].tolist())
         for label, position in predicted.items():
             if label not in doubtful:
-                false += label not in truth or np.hypot(*(position - truth[label])) > TOLERANCE_MM
+                at = truth.get(label)
+                false += at is None or bool(np.hypot(*(position - at)) > TOLERANCE_MM)
     shares = {
         "found": found / max(total, 1),
         "shifted": shifted / max(total, 1),

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ivdtool.model import HCANet, Norm, StackedHourglass, build_network
+from ivdtool.model import build_network
+from ivdtool.networks.blocks import Norm
+from ivdtool.networks.hca import HCANet
+from ivdtool.networks.hourglass import StackedHourglass
 
 torch.set_num_threads(1)
 

@@ -1,0 +1,1 @@
+"""The networks, one file each; `ivdtool.model` knows them by name."""

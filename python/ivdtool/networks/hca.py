@@ -1,0 +1,159 @@
+"""HCA-Net: hourglasses, each followed by multi-scale large-kernel attention (P2)."""
+
+import torch
+from torch import Tensor, nn
+
+from ivdtool.networks.blocks import STRIDE, Hourglass, Stem, projection, residuals
+
+__all__ = ["HCANet", "LargeKernelAttention", "MultiScaleLargeKernelAttention"]
+
+
+class MultiScaleLargeKernelAttention(nn.Module):
+    """M-LKA: depth-wise convolution, then dilated ones at three scales, then 1x1 (P2, 2.1.1).
+
+    The scales are those of the authors' code: kernels 3, 5, 7 with dilations 1, 2, 3 after one
+    5x5, which gives fields of 3, 9 and 19 cells. (N, channels, H, W) -> the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+        def depthwise(kernel: int, dilation: int) -> nn.Conv2d:
+            padding = dilation * (kernel - 1) // 2
+            return nn.Conv2d(
+                channels, channels, kernel, padding=padding, dilation=dilation, groups=channels
+            )
+
+        self.local = depthwise(5, 1)
+        self.scale1 = depthwise(3, 1)
+        self.scale2 = depthwise(5, 2)
+        self.scale3 = depthwise(7, 3)
+        self.mix = nn.Conv2d(3 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        local = self.local(x)
+        scales = torch.cat([self.scale1(local), self.scale2(local), self.scale3(local)], dim=1)
+        y: Tensor = x * self.mix(scales)
+        return y
+
+
+class LargeKernelAttention(nn.Module):
+    """LKA for a 21x21 kernel: 5x5, 7x7 dilated by 3, 1x1. (N, channels, H, W) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.wide = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
+        self.mix = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x * self.mix(self.wide(self.local(x)))
+        return y
+
+
+class ScoreRefinement(nn.Module):
+    """Large-kernel attention over the heatmaps with a shortcut; not in the paper's text."""
+
+    def __init__(self, n_labels: int) -> None:
+        super().__init__()
+        self.attention = LargeKernelAttention(n_labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.attention(x)
+        return y
+
+
+class AttentionBlock(nn.Module):
+    """1x1, GELU, M-LKA, 1x1; optionally added to its input.
+
+    Without `residual` (the authors' code) the product of attention and input can grow without
+    bound from step to step; with it the block starts near the identity.
+    """
+
+    def __init__(self, channels: int, residual: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, 1),
+            nn.GELU(),
+            MultiScaleLargeKernelAttention(channels),
+            nn.Conv2d(channels, channels, 1),
+        )
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+class HCANet(nn.Module):
+    """HCA-Net: stacked hourglasses, each followed by M-LKA (P2, section 2.1).
+
+    Args:
+        n_labels: output channels, one per disc.
+        stacks: hierarchical context attention blocks in a row.
+        blocks: bottlenecks per residual sequence.
+        channels: width of the representation.
+        in_channels: image channels.
+        residual: add each attention block's input to its output.
+        score_lka: refine each stack's heatmaps by a large-kernel attention with a shortcut
+            (in the authors' code, not in the paper).
+        feedback: show each stack's heatmaps to the next one at image resolution, too, through
+            one 7x7 convolution (P2, Fig. 1; the authors' code feeds dots sampled at random, this
+            feeds the maps themselves and so is deterministic).
+    """
+
+    def __init__(
+        self,
+        n_labels: int = 23,
+        stacks: int = 2,
+        blocks: int = 1,
+        channels: int = 128,
+        in_channels: int = 1,
+        residual: bool = True,
+        score_lka: bool = False,
+        feedback: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stem = Stem(in_channels, channels)
+        self.contexts = nn.ModuleList(
+            nn.Sequential(
+                Hourglass(channels, blocks),
+                residuals(channels, blocks),
+                AttentionBlock(channels, residual),
+                projection(channels, channels),
+            )
+            for _ in range(stacks)
+        )
+        self.scores = nn.ModuleList(nn.Conv2d(channels, n_labels, 1) for _ in range(stacks))
+        self.refine = nn.ModuleList(
+            ScoreRefinement(n_labels) if score_lka else nn.Identity() for _ in range(stacks)
+        )
+        self.merge_features = nn.ModuleList(
+            nn.Conv2d(channels, channels, 1) for _ in range(stacks - 1)
+        )
+        self.merge_scores = nn.ModuleList(
+            nn.Conv2d(n_labels, channels, 1) for _ in range(stacks - 1)
+        )
+        self.merge_features.append(nn.Identity())
+        self.merge_scores.append(nn.Identity())
+        self.feedback = (
+            nn.Conv2d(n_labels, channels, 7, stride=STRIDE, padding=3) if feedback else None
+        )
+        self.enlarge = nn.Upsample(scale_factor=float(STRIDE), mode="bilinear")
+        self.stacks = stacks
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return `stacks` heatmaps (N, n_labels, H / 4, W / 4); the last is the prediction."""
+        x = self.stem(image)
+        heatmaps: list[Tensor] = []
+        for index, (context, score, refine, merge_features, merge_scores) in enumerate(
+            zip(self.contexts, self.scores, self.refine, self.merge_features, self.merge_scores)  # noqa: B905
+        ):
+            y = context(x)
+            heatmap = refine(score(y))
+            heatmaps.append(heatmap)
+            if index + 1 < self.stacks:
+                x = x + merge_features(y) + merge_scores(heatmap)
+                if self.feedback is not None:
+                    x = x + self.feedback(self.enlarge(heatmap))
+        return heatmaps
