@@ -71,6 +71,16 @@ def test_present_and_absent_discs() -> None:
     assert all((weight == 1).all() for weight in weights.values())
 
 
+def test_truncated_targets() -> None:
+    case, crop = annotated((20,)), make_crop([49.5], [38.5])
+    full = make_targets(case, crop, CHANNELS, BATCH)
+    cut = make_targets(case, crop, CHANNELS, replace(BATCH, truncate=0.1))
+    expected = np.where(full.heatmaps >= 0.1, full.heatmaps, 0)
+    assert (expected != full.heatmaps).any()
+    np.testing.assert_array_equal(cut.heatmaps, expected)
+    np.testing.assert_array_equal(cut.weights, full.weights)
+
+
 def test_channels_go_by_label_not_by_order() -> None:
     """The papers' code fills the first n channels."""
     heatmaps, _ = targets(annotated((21, 23)), make_crop([49.5, 89.5], [38.5, 38.5]))

@@ -338,6 +338,32 @@ def test_learning_rate_reaches_the_optimiser(
     assert group["weight_decay"] == small_config.optimiser.weight_decay
 
 
+def test_constant_learning_rate() -> None:
+    config = OptimiserConfig(steps=1000, warmup=10, learning_rate=0.5, schedule="constant")
+    assert learning_rate(4, config) == pytest.approx(0.25)
+    assert {learning_rate(step, config) for step in (10, 500, 999)} == {0.5}
+
+
+@pytest.mark.parametrize("algorithm", ["adamw", "adam", "rmsprop"])
+def test_algorithms(
+    algorithm: Any, train: Callable[..., Checkpoint], small_config: TrainingConfig
+) -> None:
+    """The first step of each, from the state it leaves: RMSprop has no first moment."""
+    last = train(config=optimise(small_config, steps=1, algorithm=algorithm))
+    moments = {key for state in last.optimizer["state"].values() for key in state}
+    assert moments == (
+        {"step", "square_avg"} if algorithm == "rmsprop" else {"step", "exp_avg", "exp_avg_sq"}
+    )
+    assert not same(last.weights, initial(small_config).state_dict())
+
+
+def test_epochs_become_steps() -> None:
+    config = OptimiserConfig(epochs=150)
+    resolved = config.in_steps(images=10, batch=4)
+    assert (resolved.steps, resolved.steps_per_epoch, resolved.epochs) == (450, 3, None)
+    assert OptimiserConfig(steps=7).in_steps(images=10, batch=4) == OptimiserConfig(steps=7)
+
+
 # --- steps that are not finite ---
 
 
@@ -454,7 +480,8 @@ def test_refused_settings(wrong: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"steps_per_epoch": 0}, {"average": 1.0}, {"patience": -1}]
+    "wrong",
+    [{"steps": 0}, {"steps_per_epoch": 0}, {"average": 1.0}, {"epochs": 0}, {"patience": -1}],
 )
 def test_refused_optimiser_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -1,6 +1,6 @@
 """What all methods have in common: they learn from cases and name the discs of an image."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,12 +12,10 @@ from ivdtool.skeleton import Skeleton
 from ivdtool.training.dataset import Case
 from ivdtool.training.loop import TrainingConfig
 
-__all__ = ["Discs", "Method", "Report"]
+__all__ = ["Discs", "Method"]
 
 Discs = Mapping[int, tuple[float, float]]
 """Label of each disc found: its (row, col) in image pixels."""
-
-Report = Callable[[int, Mapping[str, float]], None]
 
 
 class Method(Protocol):
@@ -37,9 +35,7 @@ class Method(Protocol):
         checks: Sequence[Case],
         skeleton: Skeleton,
         data: Mapping[str, Any],
-        device: str = "cpu",
-        resume: bool = False,
-        report: Report = lambda step, metrics: None,
+        **engine: Any,
     ) -> Path:
         """Learn from `cases`; return the last checkpoint in the folder `run`, which exists.
 
@@ -50,9 +46,7 @@ class Method(Protocol):
             checks: validation images, padded to multiples of 64; they choose ``best.pt``.
             skeleton: mean skeleton of the training labels.
             data: description of the training data; goes into the checkpoints.
-            device: torch device.
-            resume: go on from ``run/last.pt``.
-            report: called after every step with the running metrics.
+            engine: what else `ivdtool.training.loop.train_network` takes.
         """
         ...
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from ivdtool.candidates import Candidates, find_candidates
 from ivdtool.heatmaps import Heatmaps
-from ivdtool.methods.method import Discs, Method, Report
+from ivdtool.methods.method import Discs, Method
 from ivdtool.model import STRIDE
 from ivdtool.search import search_skeleton
 from ivdtool.skeleton import Skeleton
@@ -37,12 +37,12 @@ class PoseEstimation:
         checks: Sequence[Case],
         skeleton: Skeleton,
         data: Mapping[str, Any],
-        device: str = "cpu",
-        resume: bool = False,
-        report: Report = lambda step, metrics: None,
+        **engine: Any,
     ) -> Path:
         """Train by gradient descent; see `Method.fit`."""
-        return fit_network(self, cases, config, run, checks, skeleton, data, device, resume, report)
+        return fit_network(
+            self, cases, config, run, checks=checks, skeleton=skeleton, data=data, **engine
+        )
 
     def predict(
         self,
@@ -63,12 +63,11 @@ def fit_network(
     cases: Sequence[Case],
     config: TrainingConfig,
     run: Path,
+    *,
     checks: Sequence[Case],
     skeleton: Skeleton,
     data: Mapping[str, Any],
-    device: str,
-    resume: bool,
-    report: Report,
+    **engine: Any,
 ) -> Path:
     """Train the network of a method, which is validated by the method's predictions."""
 
@@ -76,15 +75,7 @@ def fit_network(
         return validate(lambda pixels: method.predict(network, pixels, skeleton), checks)
 
     return train_network(
-        cases,
-        config,
-        run,
-        skeleton=skeleton.to_dict(),
-        data=data,
-        validate=score,
-        device=device,
-        resume=resume,
-        report=report,
+        cases, config, run, skeleton=skeleton.to_dict(), data=data, validate=score, **engine
     )
 
 

@@ -109,6 +109,7 @@ class BatchConfig:
         rows: height of a window, pixels; a multiple of 64.
         cols: width of a window, pixels; a multiple of 64.
         sigma_mm: standard deviation of the target Gaussians.
+        truncate: target values below this are 0 (the papers' code: 0.1).
         stride: image pixels per heatmap cell.
         group_power: a group of n images is drawn from with a weight of n ** group_power.
         group_weights: factors on that, by the group's source (the part before the colon).
@@ -118,6 +119,7 @@ class BatchConfig:
     rows: int = 320
     cols: int = 256
     sigma_mm: float = 5.0
+    truncate: float = 0.0
     stride: int = 4
     group_power: float = 0.5
     group_weights: Mapping[str, float] | None = None
@@ -129,6 +131,8 @@ class BatchConfig:
             raise ValueError(f"size must be at least 1, not {self.size}")
         if self.sigma_mm <= 0:
             raise ValueError(f"sigma_mm must be positive, not {self.sigma_mm}")
+        if not 0 <= self.truncate < 1:
+            raise ValueError(f"truncate must lie in 0..1, not {self.truncate}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,6 +352,7 @@ def make_targets(case: Case, crop: Crop, channels: Sequence[int], batch: BatchCo
             own = heatmaps[index]
             weights[index] = np.where(own > 0.01, 0, np.clip(2 * known - 0.2, 0, 1))
             heatmaps[index] = 0
+    heatmaps[heatmaps < batch.truncate] = 0
     visible = drawn & trusted
     return Targets(
         heatmaps, weights, np.where(visible[:, None], points, 0).astype(np.float32), visible

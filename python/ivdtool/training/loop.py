@@ -4,9 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -32,25 +32,37 @@ __all__ = ["OptimiserConfig", "TrainingConfig", "train_network"]
 
 Metrics = Mapping[str, float]
 
+_ALGORITHMS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+}
+
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW with warm-up and cosine decay to zero.
+    """How the weights follow the gradient, and for how long.
 
     Attributes:
+        algorithm: the papers' are ``adam`` (paper 1) and ``rmsprop`` (both papers' code).
         steps: optimiser steps in all.
         steps_per_epoch: steps between two validations and checkpoints.
+        epochs: passes over the training images, instead of `steps` and `steps_per_epoch`.
         learning_rate: after the warm-up.
+        schedule: ``cosine`` goes down to zero, ``constant`` stays.
         warmup: steps of linear warm-up.
-        weight_decay: of AdamW.
-        max_norm: gradients are scaled down to this norm.
+        weight_decay: decoupled from the gradient in ``adamw``, added to it in the others.
+        max_norm: gradients are scaled down to this norm; may be infinite.
         average: decay per step of the moving average of the weights.
         patience: epochs without a smaller error on val after which training ends early; 0 never.
     """
 
+    algorithm: Literal["adamw", "adam", "rmsprop"] = "adamw"
     steps: int = 6000
     steps_per_epoch: int = 250
+    epochs: int | None = None
     learning_rate: float = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = 100
     weight_decay: float = 1e-4
     max_norm: float = 1.0
@@ -60,10 +72,19 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.steps_per_epoch < 1:
             raise ValueError("steps and steps_per_epoch must be at least 1")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must lie in 0..1, not {self.average}")
         if self.patience < 0:
             raise ValueError(f"patience must not be negative, not {self.patience}")
+
+    def in_steps(self, images: int, batch: int) -> "OptimiserConfig":
+        """Return the settings with `epochs` of so many images in steps of `batch`."""
+        if self.epochs is None:
+            return self
+        per_epoch = math.ceil(images / batch)
+        return replace(self, steps=self.epochs * per_epoch, steps_per_epoch=per_epoch, epochs=None)
 
 
 @dataclass(frozen=True)
@@ -209,9 +230,11 @@ def train_network(
 
 
 def learning_rate(step: int, config: OptimiserConfig) -> float:
-    """Return the learning rate of a step: linear warm-up, then half a cosine down to zero."""
+    """Return the learning rate of a step: linear warm-up, then constant or half a cosine."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
     share = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
@@ -280,7 +303,11 @@ def _start(
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in (network, average):
         module.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=config.optimiser.weight_decay)
+    optimizer = _ALGORITHMS[config.optimiser.algorithm](
+        (weight for weight in network.parameters() if weight.requires_grad),
+        lr=config.optimiser.learning_rate,
+        weight_decay=config.optimiser.weight_decay,
+    )
     step, history = 0, []
     if resume is not None:
         network.load_state_dict(resume.weights)

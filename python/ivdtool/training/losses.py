@@ -16,6 +16,8 @@ class LossConfig:
     """What a training step minimises: ``heatmap_loss + skeleton_weight * skeleton_loss``.
 
     Attributes:
+        supervise_absent: train heatmaps of discs that are not in view towards zero, which teaches
+            absence; the papers' visibility flag filters such discs out.
         disc_weight: extra weight of pixels at discs, see `heatmap_loss`; 0 is the papers' Eq. 1.
         skeleton_weight: P2's lambda (Eq. 2; 2e-4 there); 0 leaves the skeleton loss out.
         alpha: weight of a pair of discs per level between them (P2, 2.2). Fixed: learning it by
@@ -25,6 +27,7 @@ class LossConfig:
         samples: positions drawn from each heatmap and averaged (P2's T); 0 takes their mean.
     """
 
+    supervise_absent: bool = True
     disc_weight: float = 20.0
     skeleton_weight: float = 0.0
     alpha: float = 0.8
@@ -54,7 +57,10 @@ def training_loss(
         config: see `LossConfig`.
         seed: of the sampled positions, where the settings ask for them; the step's number, say.
     """
-    loss = heatmap_loss(outputs, batch.targets, batch.weights, config.disc_weight)
+    weights = batch.weights
+    if not config.supervise_absent:
+        weights = weights * batch.visible[:, :, None, None]
+    loss = heatmap_loss(outputs, batch.targets, weights, config.disc_weight)
     if config.skeleton_weight > 0:
         loss = loss + config.skeleton_weight * skeleton_loss(outputs, batch, config, seed)
     return loss

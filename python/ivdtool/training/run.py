@@ -199,7 +199,11 @@ def _gather(
     if config.optimiser.patience and not checks:
         raise UsageError(f"{datasets[0]}: to stop early (patience) needs images of split val")
     return _Material(
-        config=replace(config, labels=labels),
+        config=replace(
+            config,
+            labels=labels,
+            optimiser=config.optimiser.in_steps(len(cases), config.batch.size),
+        ),
         cases=cases,
         checks=checks,
         skeleton=mean_skeleton(cases, labels) if checkpoint is None else _skeleton_of(checkpoint),
