@@ -1,14 +1,14 @@
 """Networks: size, shape, gradient and scriptability, against the papers' published code."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ivdtool.model import build_network
+from ivdtool.model import attention_maps, build_network
 from ivdtool.networks.blocks import Norm
-from ivdtool.networks.hca import HCANet
+from ivdtool.networks.hca import HCANet, LargeKernelAttention, MultiScaleLargeKernelAttention
 from ivdtool.networks.hourglass import StackedHourglass
 
 torch.set_num_threads(1)
@@ -19,6 +19,7 @@ NETWORKS = [
     ("hourglass", {**SMALL, "attention": False}),
     ("hourglass", {**SMALL, "stacks": 1}),
     ("hca", SMALL),
+    ("hca", {**SMALL, "local_per_scale": True, "merge": False}),
     ("hca", {**SMALL, "residual": False, "score_lka": True, "feedback": True}),
 ]
 
@@ -55,8 +56,44 @@ def test_size_of_paper_1(stacks: int, blocks: int, plain: int, attention: int) -
 )
 def test_size_of_paper_2(stacks: int, blocks: int, expected: int) -> None:
     with torch.device("meta"):
-        network = HCANet(11, stacks, blocks, in_channels=3, score_lka=True, feedback=True)
-    assert count(network) == expected
+        network = HCANet(
+            11, stacks, blocks, in_channels=3, merge=False, score_lka=True, feedback=True
+        )
+        assert count(network) == expected
+
+
+@pytest.mark.parametrize("stacks", [1, 2, 4])
+def test_size_of_the_merge(stacks: int) -> None:
+    """A 1x1 convolution from all stacks' heatmaps to one each; a single stack needs none."""
+    with torch.device("meta"):
+        merged, last = (count(HCANet(11, stacks, merge=merge)) for merge in (True, False))
+    assert merged - last == (stacks * 11 * 11 + 11 if stacks > 1 else 0)
+
+
+def test_size_of_the_local_convolutions() -> None:
+    """1x1, 3x3 and 5x5 per channel in the paper, one 5x5 in the code."""
+    with torch.device("meta"):
+        paper, code = (
+            count(MultiScaleLargeKernelAttention(32, local_per_scale=kind))
+            for kind in (True, False)
+        )
+    dilated_and_mix = 32 * (9 + 25 + 49 + 3) + 3 * 32 * 32 + 32
+    assert code == 32 * (25 + 1) + dilated_and_mix
+    assert paper == 32 * (1 + 9 + 25 + 3) + dilated_and_mix
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", [StackedHourglass, HCANet])
+def test_size_grows_by_one_bottleneck_per_sequence(kind: type[nn.Module], blocks: int) -> None:
+    """13 sequences in an hourglass and one after it; a bottleneck has two 1x1 and one 3x3."""
+    width, stacks = 64, 2
+    with torch.device("meta"):
+        size = count(kind(11, stacks, blocks, channels=width))
+        least = count(kind(11, stacks, 1, channels=width))
+    half = width // 2
+    convolutions = (width * half + half) + (9 * half * half + half) + (half * width + width)
+    norms = 2 * (width + half + half)
+    assert size - least == stacks * 14 * (blocks - 1) * (convolutions + norms)
 
 
 @pytest.mark.parametrize("kind", [StackedHourglass, HCANet])
@@ -74,7 +111,8 @@ def test_one_image_channel_changes_the_first_convolution_only(kind: type[nn.Modu
 def test_shape(name: str, arguments: dict[str, Any], size: tuple[int, int]) -> None:
     with torch.inference_mode():
         heatmaps = build(name, arguments)(torch.rand(2, 1, *size))
-    assert len(heatmaps) == arguments["stacks"]
+    merged = name == "hca" and arguments.get("merge", True)
+    assert len(heatmaps) == arguments["stacks"] + merged
     assert all(h.shape == (2, 4, size[0] // 4, size[1] // 4) for h in heatmaps)
 
 
@@ -125,6 +163,157 @@ def test_images_of_a_batch_do_not_mix() -> None:
         together = network(images)[-1]
         alone = torch.cat([network(image[None])[-1] for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_merge_starts_as_the_mean_of_the_stacks() -> None:
+    with torch.inference_mode():
+        *stacks, merged = build("hca", {**SMALL, "stacks": 4})(torch.rand(1, 1, 64, 64))
+    torch.testing.assert_close(merged, torch.stack(stacks).mean(dim=0))
+
+
+# --- receptive fields ---
+
+
+class Interval(NamedTuple):
+    """Cells first .. last along one axis, looked up from output to input."""
+
+    first: int
+    last: int
+
+    def conv(self, kernel: int, dilation: int = 1, stride: int = 1) -> "Interval":
+        reach = dilation * (kernel - 1) // 2
+        return Interval(self.first * stride - reach, self.last * stride + reach)
+
+    def pool(self) -> "Interval":
+        return Interval(2 * self.first, 2 * self.last + 1)
+
+    def upsample(self) -> "Interval":
+        return Interval(self.first // 2, self.last // 2)
+
+    def bottlenecks(self, count: int) -> "Interval":
+        return self.conv(2 * count + 1)
+
+    def hourglass(self, blocks: int, depth: int = 4) -> "Interval":
+        low = self.upsample().bottlenecks(blocks)
+        low = low.hourglass(blocks, depth - 1) if depth > 1 else low.bottlenecks(blocks)
+        low, up = low.bottlenecks(blocks).pool(), self.bottlenecks(blocks)
+        return Interval(min(low.first, up.first), max(low.last, up.last))
+
+    def stem(self) -> "Interval":
+        return self.bottlenecks(2).pool().bottlenecks(1).conv(7, stride=2)
+
+
+def transparent(network: nn.Module) -> nn.Module:
+    """In float64 and eval mode, with nothing that could stop a gradient: only reach counts."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.Identity())
+            if isinstance(child, nn.MaxPool2d):
+                setattr(module, name, nn.AvgPool2d(2))
+            if isinstance(child, Norm):
+                setattr(module, name, nn.Identity())
+    for weight in network.parameters():
+        nn.init.constant_(weight, 1 / max(1, weight[0].numel()))
+    return network.double().eval()
+
+
+def reach(network: nn.Module, image: Tensor, cell: int) -> Interval:
+    """Image columns that the heatmaps' column `cell` depends on, by its gradient."""
+    image.requires_grad_()
+    output = network(image)
+    last = output[-1] if isinstance(output, list) else output
+    last[..., cell].sum().backward()
+    assert image.grad is not None
+    seen = image.grad.abs().amax(dim=(0, 1, 2)).nonzero().flatten()
+    assert len(seen) == seen[-1] - seen[0] + 1  # without gaps
+    return Interval(int(seen[0]), int(seen[-1]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "stacks", "blocks", "cell"),
+    [
+        ("hourglass", 1, 1, 256),
+        ("hourglass", 1, 1, 263),  # another place within the coarsest cells
+        ("hourglass", 2, 1, 250),
+        ("hourglass", 1, 2, 256),
+        ("hca", 2, 1, 256),
+        ("hca, score_lka", 1, 1, 256),
+    ],
+)
+def test_receptive_field(kind: str, stacks: int, blocks: int, cell: int) -> None:
+    """Against the sum over layers. It covers any scan: 649 pixels with one stack and block."""
+    arguments: dict[str, Any] = {"n_labels": 2, "stacks": stacks, "blocks": blocks, "channels": 8}
+    if kind == "hca, score_lka":
+        arguments["score_lka"] = True
+    network = transparent(build_network(kind.split(",")[0], arguments))
+    field = Interval(cell, cell)
+    for _ in range(stacks):
+        if "score_lka" in kind:
+            field = field.conv(7, dilation=3).conv(5)
+        if "hca" in kind:
+            field = field.conv(7, dilation=3).conv(5)  # the widest of the scales
+        field = field.bottlenecks(blocks).hourglass(blocks)
+    field = field.stem()
+    assert field.first > 0
+    assert field.last < 2047
+    assert reach(network, torch.ones(1, 1, 64, 2048, dtype=torch.float64), cell) == field
+    assert field.last - field.first >= 648
+
+
+@pytest.mark.parametrize("local_per_scale", [False, True])
+def test_fields_of_the_scales(local_per_scale: bool) -> None:
+    """P2's scales: each dilated convolution alone, and with what comes before it."""
+    block = MultiScaleLargeKernelAttention(2, local_per_scale).double()
+    local = [1, 3, 5] if local_per_scale else [5, 5, 5]
+    for index, (scale, field) in enumerate(zip(block.scales, (3, 9, 19), strict=True)):
+        before = local[index]
+        path = transparent(nn.Sequential(block.local, scale))
+        seen = reach(path, torch.ones(1, 2, 64, 64, dtype=torch.float64), 32)
+        assert seen.last - seen.first + 1 == field + before - 1
+    lka = reach(transparent(LargeKernelAttention(2)), torch.ones(1, 2, 64, 64).double(), 32)
+    assert lka.last - lka.first + 1 == 23
+
+
+# --- attention ---
+
+
+def test_attention_maps() -> None:
+    """As the network multiplies them, and without a trace in it."""
+    network = build("hourglass", SMALL)
+    assert isinstance(network, StackedHourglass)
+    image = torch.rand(2, 1, 64, 128)
+    with torch.inference_mode():
+        before = network(image)
+        (name,) = (found := attention_maps(network, image))
+        after = network(image)
+    assert name == "attention"
+    assert found[name].shape == (2, 16, 32)
+    assert ((found[name] > 0) & (found[name] < 1)).all()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+    class Spy(nn.Module):
+        def forward(self, _: Tensor) -> Tensor:
+            return found["attention"][:, None]
+
+    network.attention = Spy()  # type: ignore[assignment]
+    with torch.inference_mode():
+        again = network(image)
+    assert all(torch.equal(a, b) for a, b in zip(before, again, strict=True))
+
+
+def test_attention_maps_of_hca() -> None:
+    found = attention_maps(build("hca", {**SMALL, "score_lka": True}), torch.rand(1, 1, 64, 64))
+    assert sorted(found) == [
+        "contexts.0.2.layers.2",
+        "contexts.1.2.layers.2",
+        "refine.0.attention",
+        "refine.1.attention",
+    ]
+    assert all(values.shape == (1, 16, 16) for values in found.values())
+    assert all((values >= 0).all() for values in found.values())
+    without = build("hourglass", {**SMALL, "attention": False})
+    assert attention_maps(without, torch.rand(1, 1, 64, 64)) == {}
 
 
 def test_norm_computes_in_float32() -> None:

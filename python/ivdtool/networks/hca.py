@@ -8,32 +8,43 @@ from ivdtool.networks.blocks import STRIDE, Hourglass, Stem, projection, residua
 __all__ = ["HCANet", "LargeKernelAttention", "MultiScaleLargeKernelAttention"]
 
 
+def depthwise(channels: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
+    """One `kernel` x `kernel` filter per channel; (N, channels, H, W) -> the same."""
+    padding = dilation * (kernel - 1) // 2
+    return nn.Conv2d(
+        channels, channels, kernel, padding=padding, dilation=dilation, groups=channels
+    )
+
+
 class MultiScaleLargeKernelAttention(nn.Module):
     """M-LKA: depth-wise convolution, then dilated ones at three scales, then 1x1 (P2, 2.1.1).
 
-    The scales are those of the authors' code: kernels 3, 5, 7 with dilations 1, 2, 3 after one
-    5x5, which gives fields of 3, 9 and 19 cells. (N, channels, H, W) -> the same.
+    Three dilated convolutions, kernels 3, 5, 7 with dilations 1, 2, 3, have fields of 3, 9 and 19
+    cells. In the authors' code they follow one and the same local 5x5; in the paper F_S is a set of
+    local convolutions, one per scale: (2 d - 1) x (2 d - 1) for dilation d, as in LKA.
+    (N, channels, H, W) -> the same.
+
+    Args:
+        channels: C.
+        local_per_scale: the paper's reading; otherwise the code's.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, local_per_scale: bool = False) -> None:
         super().__init__()
-
-        def depthwise(kernel: int, dilation: int) -> nn.Conv2d:
-            padding = dilation * (kernel - 1) // 2
-            return nn.Conv2d(
-                channels, channels, kernel, padding=padding, dilation=dilation, groups=channels
+        self.local = nn.Identity() if local_per_scale else depthwise(channels, 5)
+        self.scales = nn.ModuleList(
+            nn.Sequential(
+                depthwise(channels, 2 * dilation - 1) if local_per_scale else nn.Identity(),
+                depthwise(channels, kernel, dilation),
             )
-
-        self.local = depthwise(5, 1)
-        self.scale1 = depthwise(3, 1)
-        self.scale2 = depthwise(5, 2)
-        self.scale3 = depthwise(7, 3)
+            for kernel, dilation in ((3, 1), (5, 2), (7, 3))
+        )
         self.mix = nn.Conv2d(3 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         local = self.local(x)
-        scales = torch.cat([self.scale1(local), self.scale2(local), self.scale3(local)], dim=1)
-        y: Tensor = x * self.mix(scales)
+        scales = [scale(local) for scale in self.scales]
+        y: Tensor = x * self.mix(torch.cat(scales, dim=1))
         return y
 
 
@@ -42,8 +53,8 @@ class LargeKernelAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.wide = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
+        self.local = depthwise(channels, 5)
+        self.wide = depthwise(channels, 7, dilation=3)
         self.mix = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,12 +81,12 @@ class AttentionBlock(nn.Module):
     bound from step to step; with it the block starts near the identity.
     """
 
-    def __init__(self, channels: int, residual: bool) -> None:
+    def __init__(self, channels: int, residual: bool, local_per_scale: bool) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 1),
             nn.GELU(),
-            MultiScaleLargeKernelAttention(channels),
+            MultiScaleLargeKernelAttention(channels, local_per_scale),
             nn.Conv2d(channels, channels, 1),
         )
         self.residual = residual
@@ -95,6 +106,9 @@ class HCANet(nn.Module):
         channels: width of the representation.
         in_channels: image channels.
         residual: add each attention block's input to its output.
+        local_per_scale: see `MultiScaleLargeKernelAttention`.
+        merge: combine the heatmaps of all stacks by a 1x1 convolution (P2, 2.1; the authors' code
+            takes those of the last stack). It starts as their mean.
         score_lka: refine each stack's heatmaps by a large-kernel attention with a shortcut
             (in the authors' code, not in the paper).
         feedback: show each stack's heatmaps to the next one at image resolution, too, through
@@ -110,6 +124,8 @@ class HCANet(nn.Module):
         channels: int = 128,
         in_channels: int = 1,
         residual: bool = True,
+        local_per_scale: bool = False,
+        merge: bool = True,
         score_lka: bool = False,
         feedback: bool = False,
     ) -> None:
@@ -119,7 +135,7 @@ class HCANet(nn.Module):
             nn.Sequential(
                 Hourglass(channels, blocks),
                 residuals(channels, blocks),
-                AttentionBlock(channels, residual),
+                AttentionBlock(channels, residual, local_per_scale),
                 projection(channels, channels),
             )
             for _ in range(stacks)
@@ -140,10 +156,14 @@ class HCANet(nn.Module):
             nn.Conv2d(n_labels, channels, 7, stride=STRIDE, padding=3) if feedback else None
         )
         self.enlarge = nn.Upsample(scale_factor=float(STRIDE), mode="bilinear")
+        self.merge = _mean_of_stacks(stacks, n_labels) if merge and stacks > 1 else None
         self.stacks = stacks
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return `stacks` heatmaps (N, n_labels, H / 4, W / 4); the last is the prediction."""
+        """Return heatmaps (N, n_labels, H / 4, W / 4); the last are the prediction.
+
+        One tensor per stack, and one more where they are merged.
+        """
         x = self.stem(image)
         heatmaps: list[Tensor] = []
         for index, (context, score, refine, merge_features, merge_scores) in enumerate(
@@ -156,4 +176,14 @@ class HCANet(nn.Module):
                 x = x + merge_features(y) + merge_scores(heatmap)
                 if self.feedback is not None:
                     x = x + self.feedback(self.enlarge(heatmap))
+        if self.merge is not None:
+            heatmaps.append(self.merge(torch.cat(heatmaps, dim=1)))
         return heatmaps
+
+
+def _mean_of_stacks(stacks: int, n_labels: int) -> nn.Conv2d:
+    merge = nn.Conv2d(stacks * n_labels, n_labels, 1)
+    with torch.no_grad():
+        merge.weight.copy_(torch.eye(n_labels).repeat(1, stacks)[:, :, None, None] / stacks)
+        merge.bias.zero_()  # type: ignore[union-attr]
+    return merge
