@@ -30,6 +30,9 @@ ALLOWED = {
     "networks.blocks": "torch",
     "networks.hourglass": "networks.blocks torch",
     "networks.hca": "networks.blocks torch",
+    "networks.counting": "networks.blocks torch",
+    "networks.lookonce": "networks.blocks torch",
+    "networks.template": "torch",
     "networks.__init__": "",
     "model": "networks torch",
     "metadata": "candidates.CandidateConfig config discs errors preprocessing.PreprocessingConfig "
@@ -59,7 +62,9 @@ ALLOWED = {
     "report_folder": "__version__ discs errors evaluation files labels overlay preprocessing "
     "reliability.Reliability reports scoring volumes.read_volume",
     "export": "files inference.INFO_FILE metadata.ModelInfo torch",
-    "training.losses": "training.dataset.Batch torch",
+    "training.losses": "training.candidate_loss training.counts training.dataset.Batch torch",
+    "training.counts": "networks.counting training.dataset.Batch torch",
+    "training.candidate_loss": "training.dataset.Batch torch",
     "training.augmentation": "torch",
     "training.dataset": "bids errors files heatmaps labels preprocessing training.augmentation volumes torch",
     "training.stream": "training.dataset.Batch torch",
@@ -78,10 +83,17 @@ ALLOWED = {
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates.CandidateConfig config errors export "
     "inference labels.read_labels metadata.ModelInfo model.STRIDE pipeline search.SearchConfig "
     "skeleton.Skeleton training.checkpoint training.dataset training.loop volumes",
+    "training.presets": "config errors training.loop",
     "training.__init__": "",
     "methods.method": "skeleton.Skeleton training.dataset training.loop torch",
     "methods.pose": "candidates heatmaps.Heatmaps methods.method model.STRIDE search skeleton.Skeleton "
     "training.dataset training.loop training.validation torch",
+    "methods.counting": "candidates heatmaps.Heatmaps methods.method methods.pose model.STRIDE "
+    "networks.counting skeleton.Skeleton training.dataset training.loop torch",
+    "methods.lookonce": "candidates.Candidates heatmaps.cells_to_pixels methods.method methods.pose "
+    "model.STRIDE skeleton.Skeleton training.candidate_loss training.dataset training.loop torch",
+    "methods.template": "candidates config heatmaps methods.method methods.pose "
+    "networks.template skeleton.Skeleton training.checkpoint training.dataset training.loop torch",
     "methods.registry": "config errors methods preprocessing.PreprocessingConfig skeleton.Skeleton "
     "training.checkpoint training.loop torch",
     "methods.__init__": "",

@@ -341,7 +341,7 @@ def test_norm_computes_in_float32() -> None:
 
 
 def test_unknown_networks_and_arguments() -> None:
-    with pytest.raises(ValueError, match=r"'unet'.*hourglass, hca"):
+    with pytest.raises(ValueError, match=r"'unet'.*hourglass, hca, counting, lookonce, template"):
         build_network("unet", {})
     with pytest.raises(ValueError, match=r"hca.*attention"):
         build_network("hca", {"attention": True})

@@ -1,9 +1,11 @@
 """Networks by name.
 
-Each maps an image (N, in_channels, H, W), H and W multiples of 64, to one heatmap per disc and
-stack, (N, n_labels, H / 4, W / 4): the resolution at which the hourglasses predict. The papers'
-code upsamples these maps bilinearly to the image size, which adds no information; here points are
-drawn and read at sub-cell positions instead.
+``hourglass`` and ``hca`` map an image (N, in_channels, H, W), H and W multiples of 64, to one
+heatmap per disc and stack, (N, n_labels, H / 4, W / 4): the resolution at which the hourglasses
+predict. The papers' code upsamples these maps bilinearly to the image size, which adds no
+information; here points are drawn and read at sub-cell positions instead. The networks of the
+methods that they are compared with (``counting``, ``lookonce``, ``template``) have other outputs,
+which `ivdtool.methods` reads.
 """
 
 from collections.abc import Mapping
@@ -13,16 +15,34 @@ import torch
 from torch import Tensor, nn
 
 from ivdtool.networks.blocks import STRIDE
+from ivdtool.networks.counting import CountingNetwork
 from ivdtool.networks.hca import HCANet, LargeKernelAttention, MultiScaleLargeKernelAttention
 from ivdtool.networks.hourglass import MultiLevelAttention, StackedHourglass
+from ivdtool.networks.lookonce import LookOnceNetwork
+from ivdtool.networks.template import TemplateNetwork
 
-__all__ = ["STRIDE", "attention_maps", "build_network"]
+__all__ = ["STRIDE", "TARGETS", "attention_maps", "build_network"]
 
-_NETWORKS: dict[str, type[nn.Module]] = {"hourglass": StackedHourglass, "hca": HCANet}
+_NETWORKS: dict[str, type[nn.Module]] = {
+    "hourglass": StackedHourglass,
+    "hca": HCANet,
+    "counting": CountingNetwork,
+    "lookonce": LookOnceNetwork,
+    "template": TemplateNetwork,
+}
+
+TARGETS = {
+    "hourglass": "heatmaps",
+    "hca": "heatmaps",
+    "counting": "counts",
+    "lookonce": "candidates",
+    "template": "heatmaps",  # it learns nothing
+}
+"""What each network learns."""
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build a network by name (``hourglass`` or ``hca``) from its constructor's arguments.
+    """Build a network by name from its constructor's arguments.
 
     Raises:
         ValueError: no network has that name, or it does not take one of the arguments.

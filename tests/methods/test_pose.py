@@ -1,68 +1,66 @@
 """Heatmaps of known answers become discs, with and without the skeleton search."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ivdtool.heatmaps import draw_heatmaps, pixels_to_cells
 from ivdtool.methods.pose import PoseEstimation
 from ivdtool.skeleton import Skeleton
 
-LABELS = (18, 19, 20, 21, 22)
-POINTS = np.array([[20.0, 60.0], [50, 62], [81, 63], [114, 61], [148, 58]])
-SKELETON = Skeleton.from_points([dict(zip(LABELS, map(tuple, POINTS), strict=True))])
-IMAGE = np.zeros((192, 128), dtype=np.float32)
+Points = npt.NDArray[np.float64]
+Predict = Callable[[Points, bool | None], Mapping[int, tuple[float, float]]]
 
 
-class Oracle(nn.Module):
-    """Answers every image with Gaussians at given places; NaN is no disc."""
+@pytest.fixture
+def predict(
+    skeleton: Skeleton, image: npt.NDArray[np.float32], saying: Callable[..., nn.Module]
+) -> Predict:
+    """Discs from Gaussians at given places; NaN is none. Only the last stack counts."""
 
-    heatmaps: Tensor
-
-    def __init__(self, points: npt.ArrayLike) -> None:
-        super().__init__()
-        cells = pixels_to_cells(points, 4)
+    def call(places: Points, search: bool | None) -> Mapping[int, tuple[float, float]]:
+        cells = pixels_to_cells(places, 4)
         drawn = draw_heatmaps(cells[None], np.isfinite(cells[None, :, 0]), (48, 32), 1.25)
-        self.register_buffer("heatmaps", torch.from_numpy(drawn))
+        last = torch.from_numpy(drawn)
+        network = saying(torch.zeros_like(last), last)
+        return PoseEstimation().predict(network, image, skeleton, search)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        assert image.shape == (1, 1, 192, 128)
-        return [torch.zeros_like(self.heatmaps), self.heatmaps]  # the last stack counts
+    return call
 
 
-def check(found: dict[int, tuple[float, float]], expected: dict[int, int]) -> None:
-    """`expected`: label to row of POINTS."""
+def check(found: Mapping[int, tuple[float, float]], expected: Mapping[int, Points]) -> None:
     assert found.keys() == expected.keys()
-    for label, row in expected.items():
-        np.testing.assert_allclose(found[label], POINTS[row], atol=0.2)
+    for label, place in expected.items():
+        np.testing.assert_allclose(np.array(found[label]), place, atol=0.2)
 
 
-def test_every_disc_at_its_peak() -> None:
-    for search in (None, True, False):
-        found = PoseEstimation().predict(Oracle(POINTS), IMAGE, SKELETON, search)
-        check(dict(found), {18: 0, 19: 1, 20: 2, 21: 3, 22: 4})
+@pytest.mark.parametrize("search", [None, True, False])
+def test_every_disc_at_its_peak(predict: Predict, points: Points, search: bool | None) -> None:
+    check(predict(points, search), dict(zip(range(18, 23), points, strict=True)))
 
 
-def test_missing_discs_keep_their_label() -> None:
-    gaps = POINTS.copy()
+@pytest.mark.parametrize("search", [True, False])
+def test_missing_discs_keep_their_label(predict: Predict, points: Points, search: bool) -> None:
+    gaps = points.copy()
     gaps[[0, 2]] = np.nan
-    for search in (True, False):
-        found = PoseEstimation().predict(Oracle(gaps), IMAGE, SKELETON, search)
-        check(dict(found), {19: 1, 21: 3, 22: 4})
+    check(predict(gaps, search), {19: points[1], 21: points[3], 22: points[4]})
 
 
-def test_the_search_drops_what_does_not_fit() -> None:
-    """Disc 20 is seen where disc 22 is."""
-    wrong = POINTS.copy()
-    wrong[2] = POINTS[4]
-    alone = PoseEstimation().predict(Oracle(wrong), IMAGE, SKELETON, search=False)
-    check(dict(alone), {18: 0, 19: 1, 20: 4, 21: 3, 22: 4})
-    found = PoseEstimation().predict(Oracle(wrong), IMAGE, SKELETON)
-    check(dict(found), {18: 0, 19: 1, 21: 3, 22: 4})
+def test_the_search_drops_what_does_not_fit(predict: Predict, points: Points) -> None:
+    """Disc 20 is seen where disc 22 is. The papers' method is the one with the search."""
+    wrong = points.copy()
+    wrong[2] = points[4]
+    alone = dict(zip(range(18, 23), wrong, strict=True))
+    check(predict(wrong, False), alone)
+    del alone[20]
+    check(predict(wrong, True), alone)
+    check(predict(wrong, None), alone)
 
 
-def test_nothing_seen() -> None:
-    for search in (True, False):
-        empty = Oracle(np.full((5, 2), np.nan))
-        assert not PoseEstimation().predict(empty, IMAGE, SKELETON, search)
+@pytest.mark.parametrize("search", [True, False])
+def test_nothing_seen(predict: Predict, search: bool) -> None:
+    assert not predict(np.full((5, 2), np.nan), search)

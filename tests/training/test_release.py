@@ -133,3 +133,12 @@ def test_unusable_checkpoints(
     with pytest.raises(ModelError, match=reason):
         release_model(tmp_path / "changed.pt", tmp_path / "m.pt", "m", ReleaseConfig())
     assert not (tmp_path / "m.pt").exists()
+
+
+def test_methods_for_comparison_are_not_exported(trained_run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(trained_run / "last.pt")
+    path = tmp_path / "counting.pt"
+    save_checkpoint(replace(checkpoint, network="counting"), path)
+    with pytest.raises(ModelError, match=r"counting\.pt: network counting does not draw"):
+        release_model(path, tmp_path / "model.pt", "m", ReleaseConfig())
+    assert not (tmp_path / "model.pt").exists()

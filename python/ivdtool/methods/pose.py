@@ -19,7 +19,14 @@ from ivdtool.training.dataset import Case
 from ivdtool.training.loop import TrainingConfig, train_network
 from ivdtool.training.validation import validate
 
-__all__ = ["PoseEstimation", "best_of_each", "fit_network", "run_network", "searched"]
+__all__ = [
+    "PoseEstimation",
+    "as_discs",
+    "best_of_each",
+    "fit_network",
+    "run_network",
+    "searched",
+]
 
 
 class PoseEstimation:
@@ -93,17 +100,18 @@ def run_network(
 def searched(candidates: Candidates, skeleton: Skeleton) -> Discs:
     """Return the discs that the skeleton search chooses."""
     found = search_skeleton(candidates, skeleton)
-    return _discs(found.labels, found.positions)
+    return as_discs(found.labels, found.positions)
 
 
 def best_of_each(candidates: Candidates) -> Discs:
     """Return each channel's best candidate; those of a channel come best first."""
     shown = np.flatnonzero(np.diff(candidates.offsets))
     labels = [candidates.labels[channel] for channel in shown]
-    return _discs(labels, candidates.positions[candidates.offsets[shown]])
+    return as_discs(labels, candidates.positions[candidates.offsets[shown]])
 
 
-def _discs(labels: Sequence[int], positions: npt.NDArray[np.float64]) -> Discs:
+def as_discs(labels: Sequence[int], positions: npt.NDArray[np.float64]) -> Discs:
+    """Return {label: (row, col)} of labels and positions (N, 2)."""
     return {
         label: (float(row), float(col)) for label, (row, col) in zip(labels, positions, strict=True)
     }

@@ -9,8 +9,11 @@ from torch import nn
 
 from ivdtool.config import from_dict
 from ivdtool.errors import ModelError
+from ivdtool.methods.counting import Counting
+from ivdtool.methods.lookonce import LookOnce
 from ivdtool.methods.method import Discs, Method
 from ivdtool.methods.pose import PoseEstimation
+from ivdtool.methods.template import TemplateMatching
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.skeleton import Skeleton
 from ivdtool.training.checkpoint import load_checkpoint
@@ -18,7 +21,13 @@ from ivdtool.training.loop import TrainingConfig
 
 __all__ = ["Predictor", "load_predictor", "method_of"]
 
-_METHODS: dict[str, Method] = {"hourglass": PoseEstimation(), "hca": PoseEstimation()}
+_METHODS: dict[str, Method] = {
+    "hourglass": PoseEstimation(),
+    "hca": PoseEstimation(),
+    "counting": Counting(),
+    "lookonce": LookOnce(),
+    "template": TemplateMatching(),
+}
 
 
 def method_of(network: str) -> Method:

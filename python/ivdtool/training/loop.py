@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ivdtool.config import to_dict
 from ivdtool.discs import ALL_LABELS
 from ivdtool.errors import UsageError
-from ivdtool.model import build_network
+from ivdtool.model import TARGETS, build_network
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training.augmentation import AugmentationConfig
 from ivdtool.training.checkpoint import Checkpoint, save_checkpoint
@@ -92,7 +92,8 @@ class TrainingConfig:
     """All settings of a run.
 
     Attributes:
-        network: ``hourglass`` (paper 1) or ``hca`` (paper 2).
+        network: ``hourglass`` (paper 1), ``hca`` (paper 2), or of the methods they are compared
+            with: ``counting``, ``lookonce`` or ``template``.
         arguments: of the network's constructor.
         labels: disc labels, one output channel each, in order; None for all from the first to
             the last that the training data shows.
@@ -128,6 +129,9 @@ class TrainingConfig:
             raise ValueError(f"training needs spacing_mm 1, not {self.preprocessing.spacing_mm}")
         with torch.device("meta"):  # takes neither memory nor time, but refuses wrong arguments
             build_network(self.network, self.arguments)
+        if self.loss.target != TARGETS[self.network]:
+            wanted = TARGETS[self.network]
+            raise ValueError(f"network {self.network} wants loss.target {wanted!r}")
 
 
 @dataclass

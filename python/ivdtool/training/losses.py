@@ -2,13 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ivdtool.training.candidate_loss import candidate_loss
+from ivdtool.training.counts import count_loss
 from ivdtool.training.dataset import Batch
 
 __all__ = ["LossConfig", "heatmap_loss", "skeleton_loss", "soft_argmax", "training_loss"]
+
+
+Target = Literal["heatmaps", "counts", "candidates"]
+
+# Of judged candidates: their loss trains the classifier alone, but counts in the gradient's norm,
+# which may be limited.
+CANDIDATE_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
@@ -16,6 +26,9 @@ class LossConfig:
     """What a training step minimises: ``heatmap_loss + skeleton_weight * skeleton_loss``.
 
     Attributes:
+        target: what the network learns. With ``candidates`` (network ``lookonce``) the candidates'
+            loss is added for the classifier; ``counts`` (network ``counting``) has a loss of its
+            own, and no other setting counts.
         supervise_absent: train heatmaps of discs that are not in view towards zero, which teaches
             absence; the papers' visibility flag filters such discs out.
         disc_weight: extra weight of pixels at discs, see `heatmap_loss`; 0 is the papers' Eq. 1.
@@ -27,6 +40,7 @@ class LossConfig:
         samples: positions drawn from each heatmap and averaged (P2's T); 0 takes their mean.
     """
 
+    target: Target = "heatmaps"
     supervise_absent: bool = True
     disc_weight: float = 20.0
     skeleton_weight: float = 0.0
@@ -52,17 +66,24 @@ def training_loss(
     """Return the scalar that a training step minimises.
 
     Args:
-        outputs: the network's heatmaps, one (N, V, h, w) tensor per stack, any float dtype.
+        outputs: the network's heatmaps, one (N, V, h, w) tensor per stack, any float dtype; or
+            what networks with another target return.
         batch: on the same device.
         config: see `LossConfig`.
         seed: of the sampled positions, where the settings ask for them; the step's number, say.
     """
+    if config.target == "counts":
+        return count_loss(outputs[-1], batch)
+    if config.target == "candidates":
+        *outputs, candidates = outputs
     weights = batch.weights
     if not config.supervise_absent:
         weights = weights * batch.visible[:, :, None, None]
     loss = heatmap_loss(outputs, batch.targets, weights, config.disc_weight)
     if config.skeleton_weight > 0:
         loss = loss + config.skeleton_weight * skeleton_loss(outputs, batch, config, seed)
+    if config.target == "candidates":
+        loss = loss + CANDIDATE_WEIGHT * candidate_loss(candidates, batch)
     return loss
 
 

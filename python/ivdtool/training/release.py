@@ -65,10 +65,15 @@ def release_model(
 
     Raises:
         InputError: a data set to calibrate on is unusable, or too few discs are found in them.
-        ModelError: the checkpoint is unusable.
+        ModelError: the checkpoint is unusable, or of a method for comparisons only.
         UsageError: `output` cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_file)
+    if checkpoint.network not in ("hourglass", "hca"):
+        raise ModelError(
+            f"{checkpoint_file}: network {checkpoint.network} does not draw a heatmap per disc, "
+            "which is what labelling works with; export one of hourglass or hca"
+        )
     try:
         training = from_dict(TrainingConfig, checkpoint.config)
         if training.labels is None:
