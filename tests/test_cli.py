@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,10 +55,36 @@ def test_version_of_python_and_core_agree(run: Run) -> None:
     assert run("--version") == (0, f"ivdtool {ivdtool.__version__}\n", "")
 
 
+def test_presets(run: Run, tmp_path: Path) -> None:
+    """Listed, printed, and taken by `train`, which says so where it does not know one."""
+    code, out, _ = run("presets")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()][-1] == "robust"
+    assert "HCA-Net without the skeleton loss" in out
+    code, out, _ = run("presets", "paper-hca")
+    assert (code, tomllib.loads(out)["loss"]["skeleton_weight"]) == (0, 2e-4)
+    code, out, err = run("presets", "paper")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: no preset is called 'paper'; known are paper-attention, ")
+    arguments = ("train", "--data", tmp_path, "-o", tmp_path / "run", "--config")
+    assert run(*arguments, "paper")[0] == 2
+    code, _, err = run(*arguments, "robust", "-q")
+    assert (code, "give a BIDS data set" in err) == (3, True)
+
+
 def test_help_lists_the_commands(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("label", "train", "export", "evaluate", "check-data", "phantom", "model"):
+    for command in (
+        "label",
+        "train",
+        "presets",
+        "export",
+        "evaluate",
+        "check-data",
+        "phantom",
+        "model",
+    ):
         assert f"  {command} " in out
 
 

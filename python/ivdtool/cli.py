@@ -14,6 +14,7 @@ from ivdtool.commands.label import label
 from ivdtool.commands.model import show_model
 from ivdtool.commands.options import complain, stop_log
 from ivdtool.commands.phantom import phantom
+from ivdtool.commands.presets import presets
 from ivdtool.commands.skeleton import skeleton
 from ivdtool.commands.train import train
 from ivdtool.errors import IvdtoolError
@@ -75,7 +76,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    label, train, export, evaluate, check_data, phantom, show_model, benchmark, skeleton,
+    label, train, presets, export, evaluate, check_data, phantom, show_model, benchmark, skeleton,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

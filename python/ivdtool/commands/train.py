@@ -12,7 +12,7 @@ __all__ = ["train"]
 
 @click.command()
 @data_option
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings, TOML.")
+@click.option("--config", "settings", metavar="FILE|PRESET", help="TOML, or see `ivdtool presets`.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option(
     "--init",
@@ -39,7 +39,7 @@ __all__ = ["train"]
 @log_option
 def train(
     datasets: tuple[Path, ...],
-    config_file: Path | None,
+    settings: str | None,
     output: Path,
     initial: Path | None,
     steps: int | None,
@@ -60,30 +60,31 @@ def train(
     from contextlib import nullcontext
     from dataclasses import replace
 
-    from ivdtool.config import read_toml
     from ivdtool.training.checkpoint import load_checkpoint
     from ivdtool.training.engine import is_first_process, require_extra
     from ivdtool.training.loop import TrainingConfig
+    from ivdtool.training.presets import read_settings
     from ivdtool.training.progress import Progress, terminal_progress
     from ivdtool.training.run import run_training, settings_of
 
     require_extra()
-    if resume and (config_file, initial, steps, seed, deterministic) != (None,) * 4 + (False,):
+    if resume and (settings, initial, steps, seed, deterministic) != (None,) * 4 + (False,):
         raise UsageError(
             "--resume goes on with the run's own settings; "
             "drop --config, --init, --steps, --seed and --deterministic"
         )
-    if config_file is not None:
-        config = read_toml(TrainingConfig, config_file)
+    if settings is not None:
+        config = read_settings(settings)
     elif initial is not None:
         config = settings_of(load_checkpoint(initial), initial)
     else:
         config = TrainingConfig()
+    optimiser = config.optimiser
     config = replace(
         config,
         seed=config.seed if seed is None else seed,
         deterministic=config.deterministic or deterministic,
-        optimiser=replace(config.optimiser, steps=steps or config.optimiser.steps),
+        optimiser=replace(optimiser, steps=steps, epochs=None) if steps else optimiser,
     )
     shown = is_first_process() and not quiet
     with terminal_progress() if shown else nullcontext(Progress()) as progress:
