@@ -58,8 +58,14 @@ ALLOWED = {
     "reliability": "",
     "calibration": "metadata.Calibration",
     "scoring": "bids discs errors evaluation files labels reliability volumes",
+    "diagrams": "errors files",
     "reports": "__version__ discs evaluation files metadata.ModelInfo scoring.Evaluation",
-    "report_folder": "__version__ discs errors evaluation files labels overlay preprocessing "
+    "comparison": "bids config errors files labels.Disc labels.DiscLabels methods.registry "
+    "preprocessing scoring training.checkpoint training.loop.TrainingConfig training.presets "
+    "training.run volumes writers torch",
+    "comparison_report": "__version__ comparison diagrams evaluation.Summary files report_folder "
+    "reports",
+    "report_folder": "__version__ diagrams discs errors evaluation files labels overlay preprocessing "
     "reliability.Reliability reports scoring volumes.read_volume",
     "export": "files inference.INFO_FILE metadata.ModelInfo torch",
     "training.losses": "training.candidate_loss training.counts training.dataset.Batch torch",

@@ -12,10 +12,11 @@ import pytest
 from nibabel.affines import apply_affine
 from PIL import Image
 
+from ivdtool.diagrams import check_matplotlib
 from ivdtool.errors import UsageError
 from ivdtool.labels import Disc, DiscLabels, read_labels
 from ivdtool.phantom import write_phantoms
-from ivdtool.report_folder import check_matplotlib, worst_images, write_report
+from ivdtool.report_folder import worst_images, write_report
 from ivdtool.scoring import Evaluation, evaluate_folder
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from ivdtool import __version__
+from ivdtool.diagrams import check_matplotlib, new_figure, save_figure
 from ivdtool.discs import disc_name
 from ivdtool.errors import UsageError
 from ivdtool.evaluation import CaseScore, Summary
@@ -23,9 +24,8 @@ from ivdtool.volumes import read_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["check_matplotlib", "worst_images", "write_report"]
+__all__ = ["HEADINGS", "worst_images", "write_report"]
 
 HEADINGS = {
     "images": "images",
@@ -73,11 +73,6 @@ MEANINGS = """\
 - Distances leave the left-right axis out, since a point's place on it is a convention. Labels that are
   marked unknown or uncertain count for nothing; an image without a prediction counts as all missed.
 """
-
-
-def check_matplotlib() -> None:
-    """Raise UsageError where matplotlib is not installed."""
-    _figure(1, 1)
 
 
 def write_report(evaluation: Evaluation, folder: Path, worst: int = 6) -> None:
@@ -168,24 +163,9 @@ def draw_comparison(own: ScoredImage, path: Path) -> None:
 # --- diagrams
 
 
-def _figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            "the report's diagrams need matplotlib: pip install 'ivdtool[report]'"
-        ) from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
 def _draw_reliability(reliability: Reliability, path: Path) -> None:
     """Share of right discs over their confidence, and how many there are of each."""
-    figure = _figure(5, 6)
+    figure = new_figure(5, 6)
     upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     filled = [own for own in reliability.bins if own.count]
     upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="as it should be")
@@ -219,13 +199,13 @@ def _draw_reliability(reliability: Reliability, path: Path) -> None:
         edgecolor="white",
     )
     lower.set(xlabel="confidence", ylabel="discs")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_levels(levels: Mapping[str, Summary], path: Path) -> None:
     """Share found and median distance of every level, with their intervals."""
     annotated = {name: own for name, own in levels.items() if own.discs}
-    figure = _figure(max(5, 0.45 * len(annotated) + 1.5), 5)
+    figure = new_figure(max(5, 0.45 * len(annotated) + 1.5), 5)
     upper, lower = figure.subplots(2, sharex=True)
     _draw_figure(upper, annotated, "found_pct", "found, %", "#009e73")
     _draw_figure(lower, annotated, "l2_median", "median L2, mm", "#0072b2")
@@ -235,7 +215,7 @@ def _draw_levels(levels: Mapping[str, Summary], path: Path) -> None:
     lower.set_xticks(range(len(annotated)), labels, fontsize=7)
     lower.set_xlabel("disc, and how many were annotated")
     figure.suptitle("with 95 % intervals where there are several subjects", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_figure(

@@ -22,7 +22,9 @@ __all__ = [
     "describe_evaluation",
     "describe_model",
     "format_table",
+    "plain",
     "write_cases",
+    "write_csv",
     "write_discs",
     "write_figures",
     "write_summaries",
@@ -77,10 +79,10 @@ def _row(summary: Summary, columns: Sequence[str]) -> dict[str, float | str]:
     return row
 
 
-def format_table(rows: Mapping[str, Mapping[str, float | str]]) -> str:
-    """Lay out rows of figures under their names, one row per line."""
+def format_table(rows: Mapping[str, Mapping[str, float | str]], title: str = "group") -> str:
+    """Lay out rows of figures under their names, one row per line; `title` is what rows are."""
     columns = list(next(iter(rows.values())))
-    lines = [["group", *columns]]
+    lines = [[title, *columns]]
     lines += [[name, *(_number(row[column]) for column in columns)] for name, row in rows.items()]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
     return "\n".join(
@@ -116,7 +118,7 @@ def write_figures(evaluation: Evaluation, path: Path) -> None:
         ],
     }  # fmt: skip
     with atomic_write(path) as temporary:
-        text = json.dumps(_plain(document), indent=1, allow_nan=False)
+        text = json.dumps(plain(document), indent=1, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -126,7 +128,7 @@ def write_cases(evaluation: Evaluation, path: Path) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    _write_csv(path, [_case(own.score) for own in evaluation.images])
+    write_csv(path, [_case(own.score) for own in evaluation.images])
 
 
 def write_discs(evaluation: Evaluation, path: Path) -> None:
@@ -156,7 +158,7 @@ def write_discs(evaluation: Evaluation, path: Path) -> None:
                     "hit_by": disc and disc.other_label,
                 }
             )
-    _write_csv(path, rows)
+    write_csv(path, rows)
 
 
 def write_summaries(summaries: Mapping[str, Summary], path: Path) -> None:
@@ -173,7 +175,7 @@ def write_summaries(summaries: Mapping[str, Summary], path: Path) -> None:
             if name in summary.intervals:
                 row[f"{name}_low"], row[f"{name}_high"] = summary.intervals[name]
         rows.append(row)
-    _write_csv(path, rows)
+    write_csv(path, rows)
 
 
 def _document(summary: Summary) -> dict[str, Any]:
@@ -201,8 +203,12 @@ def _case(score: CaseScore) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows under the union of their columns; what is missing or NaN is left empty."""
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows under the union of their columns; what is missing or NaN is left empty.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
     table = [{k: _cell(v) for k, v in row.items()} for row in rows]
     columns = list(dict.fromkeys(name for row in table for name in row))
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -245,10 +251,10 @@ def _number(value: float | str) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON knows it: NaN is null."""
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it: NaN is null."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -60,7 +60,8 @@ def evaluate(
     from ivdtool.scoring import evaluate_folder
 
     if report is not None:
-        from ivdtool.report_folder import check_matplotlib, write_report
+        from ivdtool.diagrams import check_matplotlib
+        from ivdtool.report_folder import write_report
 
         check_matplotlib()
     evaluation = evaluate_folder(predictions, dataset, split, by, resamples, seed)
