@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import ivdtool.comparison
+from ivdtool.cli import main
 from ivdtool.comparison import TABLE, Budget, Comparison, compare_methods
 from ivdtool.comparison_report import Spread, describe_comparison, tabulate, write_comparison
 from ivdtool.config import to_toml
@@ -362,3 +363,27 @@ def test_spread() -> None:
     assert Spread.over([1.0, math.nan, 4.0]) == Spread(2.5, float(np.std([1, 4], ddof=1)))
     assert math.isnan(Spread.over([1.0]).sd)
     assert math.isnan(Spread.over([math.nan]).mean)
+
+
+@pytest.mark.usefixtures("comparison")
+def test_command(
+    dataset: Path, tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = (folder / "comparison.csv").read_bytes()
+    arguments = [
+        "compare", "--data", str(dataset), "--methods", f"paper-template, {tiny}",
+        "--seeds", "0,7", "-o", str(folder), "--device", "cpu",
+    ]  # fmt: skip
+    for more, code, told in (
+        (["--steps", "3"], 0, "paper-template, without"),
+        ([], 2, "either --minutes or --steps"),
+        (["--steps", "3", "--minutes", "1"], 2, "either --minutes or --steps"),
+        (["--steps", "3", "--seeds", "1,1"], 2, "seeds must differ"),
+        (["--steps", "3", "--seeds", "one"], 2, "whole numbers"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, *more])
+        assert end.value.code == code
+        out, err = capsys.readouterr()
+        assert told in (err if code else out)
+    assert (folder / "comparison.csv").read_bytes() == table
