@@ -8,6 +8,7 @@ import click
 from ivdtool import __version__
 from ivdtool.commands.benchmark import benchmark
 from ivdtool.commands.check_data import check_data
+from ivdtool.commands.compare import compare
 from ivdtool.commands.evaluate import evaluate
 from ivdtool.commands.export import export
 from ivdtool.commands.label import label
@@ -76,7 +77,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    label, train, presets, export, evaluate, check_data, phantom, show_model, benchmark, skeleton,
+    label, train, presets, compare, export, evaluate, check_data, phantom, show_model, benchmark,
+    skeleton,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
