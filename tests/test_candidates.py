@@ -307,3 +307,18 @@ def test_candidates_check_their_parts() -> None:
 def test_empty_heatmaps_are_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         find_candidates(Heatmaps(np.zeros((1, 0, 4), np.float32), (3,), 4, (4.0, 4.0)))
+
+
+def test_only_those_that_a_mask_keeps() -> None:
+    candidates = Candidates(
+        positions=np.arange(10.0).reshape(5, 2),
+        scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
+        offsets=np.array([0, 2, 2, 4, 5]),
+        labels=(3, 4, 5, 6),
+        spacing_mm=(1.0, 1.0),
+    )
+    kept = candidates.only(np.array([False, True, True, False, False]))
+    np.testing.assert_array_equal(kept.positions, [[2, 3], [4, 5]])
+    np.testing.assert_array_equal(kept.scores, [0.8, 0.7])
+    np.testing.assert_array_equal(kept.offsets, [0, 1, 1, 2, 2])
+    assert kept.labels == candidates.labels

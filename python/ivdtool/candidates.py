@@ -1,7 +1,7 @@
 """Candidates: the peaks of every heatmap, among which the search chooses."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +80,16 @@ class Candidates:
     def of(self, channel: int) -> slice:
         """Return the rows of a channel."""
         return slice(int(self.offsets[channel]), int(self.offsets[channel + 1]))
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> "Candidates":
+        """Return those that the mask (N,) keeps."""
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return replace(
+            self,
+            positions=self.positions[kept],
+            scores=self.scores[kept],
+            offsets=before[self.offsets],
+        )
 
 
 def find_candidates(

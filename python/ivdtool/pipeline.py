@@ -123,6 +123,8 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
         heatmaps = model.predict([image])[0]
     with _timed(seconds, "candidates"):
         candidates = find_candidates(heatmaps, info.candidates)
+        # a peak at the border, refined, may come to lie outside
+        candidates = candidates.only(image.grid.shows(candidates.positions))
     with _timed(seconds, "search"):
         assignment = search_skeleton(candidates, info.skeleton, info.search)
     if not assignment.labels or float(np.mean(assignment.scores)) < config.min_score:
