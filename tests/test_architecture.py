@@ -86,9 +86,10 @@ ALLOWED = {
     "training.run": "config discs errors files methods.registry skeleton.Skeleton "
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
-    "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates.CandidateConfig config errors export "
-    "inference labels.read_labels metadata.ModelInfo model.STRIDE pipeline search.SearchConfig "
-    "skeleton.Skeleton training.checkpoint training.dataset training.loop volumes",
+    "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates config errors export "
+    "inference metadata.ModelInfo model.STRIDE preprocessing search "
+    "skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
+    "torch",
     "training.presets": "config errors training.loop",
     "training.__init__": "",
     "methods.method": "skeleton.Skeleton training.dataset training.loop torch",
