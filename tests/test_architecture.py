@@ -62,7 +62,7 @@ ALLOWED = {
     "reports": "__version__ discs evaluation files metadata.ModelInfo scoring.Evaluation",
     "comparison": "bids config errors files labels.Disc labels.DiscLabels methods.registry "
     "preprocessing scoring training.checkpoint training.loop.TrainingConfig training.presets "
-    "training.run volumes writers torch",
+    "training.progress.Progress training.run volumes writers torch",
     "comparison_report": "__version__ comparison diagrams evaluation.Summary files report_folder "
     "reports",
     "report_folder": "__version__ diagrams discs errors evaluation files labels overlay preprocessing "

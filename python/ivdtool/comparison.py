@@ -5,6 +5,7 @@ the evaluation split, with the skeleton search and by the method's own means; sc
 is kept in one folder, so that nothing finished is done again::
 
     FOLDER/budget.json                          what all runs have in common
+    FOLDER/slab-cache/                          prepared images, for all runs
     FOLDER/METHOD/seed0/                        a training run
     FOLDER/METHOD/seed0/test-with-search/       discs found, one JSON file per image
     FOLDER/METHOD/seed0/test-without-search/
@@ -38,6 +39,7 @@ from ivdtool.scoring import Evaluation, evaluate_folder, read_truth
 from ivdtool.training.checkpoint import load_checkpoint
 from ivdtool.training.loop import TrainingConfig
 from ivdtool.training.presets import read_settings
+from ivdtool.training.progress import Progress
 from ivdtool.training.run import run_training
 from ivdtool.volumes import Volume, read_volume
 from ivdtool.writers import default_name, sidecar_path
@@ -200,7 +202,8 @@ def compare_methods(
     account = _open_account(folder, dataset, budget)
 
     def train(config: TrainingConfig, run: Path, **more: Any) -> None:
-        run_training([dataset], config, run, device=place, threads=threads, **more)
+        cache = folder / "slab-cache"
+        run_training([dataset], config, run, device=place, threads=threads, cache=cache, **more)
 
     for name, config in settings.items():
         if budget.minutes is not None and name not in account.seconds_per_step:
@@ -328,19 +331,25 @@ class _EnoughError(Exception):
     """Ends a run whose steps have been timed."""
 
 
-def _time_step(config: TrainingConfig, folder: Path, train: Callable[..., None]) -> float:
-    """Median seconds of an optimiser step; 0 where the method takes none."""
-    ends: list[float] = []
+class _StepTimer(Progress):
+    """Notes when steps end, and ends the run."""
 
-    def note(*_: object) -> None:
-        ends.append(time.perf_counter())
-        if len(ends) == 1 + TIMED_STEPS:
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        del step, metrics
+        self.ends.append(time.perf_counter())
+        if len(self.ends) == 1 + TIMED_STEPS:
             raise _EnoughError
 
-    endless = _with_steps(config, 10**6)
+
+def _time_step(config: TrainingConfig, folder: Path, train: Callable[..., None]) -> float:
+    """Median seconds of an optimiser step; 0 where the method takes none."""
+    timer, endless = _StepTimer(), _with_steps(config, 10**6)
     with TemporaryDirectory(dir=folder, prefix=".timing-") as scratch, suppress(_EnoughError):
-        train(endless, Path(scratch) / "run", report=note)
-    return statistics.median(np.diff(ends)) if ends else 0.0
+        train(endless, Path(scratch) / "run", progress=timer)
+    return statistics.median(np.diff(timer.ends)) if timer.ends else 0.0
 
 
 def _finish(

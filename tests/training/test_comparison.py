@@ -22,6 +22,7 @@ from ivdtool.methods.method import Discs
 from ivdtool.methods.registry import Predictor
 from ivdtool.training.loop import TrainingConfig
 from ivdtool.training.presets import preset_names, read_settings
+from ivdtool.training.progress import Progress
 from ivdtool.training.run import run_training
 
 BUDGET = Budget(steps=3)
@@ -235,13 +236,15 @@ def test_an_interrupted_comparison_goes_on(
 ) -> None:
     """Stopped in the second run: the first stays as it is, the second ends as if never stopped."""
 
-    def stop(step: int, _: Mapping[str, float]) -> None:
-        if step == BUDGET.steps:
-            raise KeyboardInterrupt
+    class Stop(Progress):
+        def step(self, step: int, metrics: Mapping[str, float]) -> None:
+            del metrics
+            if step == 2:  # of which there is a checkpoint
+                raise KeyboardInterrupt
 
     def train(datasets: list[Path], config: TrainingConfig, run: Path, **more: Any) -> Path:
         if config.seed == SEEDS[1]:
-            more["report"] = stop
+            more["progress"] = Stop()
         return run_training(datasets, config, run, **more)
 
     with monkeypatch.context() as patch:

@@ -78,11 +78,11 @@ def compare(
     """
     from ivdtool.comparison import TABLE, Budget, compare_methods
     from ivdtool.comparison_report import describe_comparison, write_comparison
-    from ivdtool.diagrams import check_matplotlib
+    from ivdtool.training.engine import require_extra
 
     if (minutes is None) == (steps is None):
         raise UsageError("give the budget of every run: either --minutes or --steps")
-    check_matplotlib()
+    require_extra()
     names = TABLE if methods == "all" else tuple(name.strip() for name in methods.split(","))
     comparison = compare_methods(
         dataset,
