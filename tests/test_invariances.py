@@ -74,7 +74,7 @@ def rotate(points: Array, angle: float) -> Array:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=SEEDS,
     angle=st.floats(-0.2, 0.2),
@@ -92,7 +92,7 @@ def test_where_the_spine_lies_and_how_large_it_is(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS, shift=st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)))
 def test_where_the_skeleton_lies(mode: str, seed: int, shift: tuple[float, float]) -> None:
     problem = problem_for(mode, seed, random_problem)
@@ -101,7 +101,7 @@ def test_where_the_skeleton_lies(mode: str, seed: int, shift: tuple[float, float
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS, unit=st.floats(0.1, 10.0))
 def test_the_unit_of_length(mode: str, seed: int, unit: float) -> None:
     """Limits of scale and rotation included. Costs are areas, but for the paper's."""
@@ -116,7 +116,7 @@ def test_the_unit_of_length(mode: str, seed: int, unit: float) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS)
 def test_left_and_right(mode: str, seed: int) -> None:
     """A mirrored image against a mirrored skeleton."""
@@ -126,7 +126,7 @@ def test_left_and_right(mode: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS, borrow=st.sampled_from([math.inf, 0.0, 20.0]))
 def test_up_and_down(mode: str, seed: int, borrow: float) -> None:
     """The channels in reverse order, and image and skeleton upside down."""
@@ -150,7 +150,7 @@ def test_up_and_down(mode: str, seed: int, borrow: float) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS)
 def test_the_order_of_candidates(mode: str, seed: int) -> None:
     """Within their channels, and but for their indices."""
@@ -165,7 +165,7 @@ def test_the_order_of_candidates(mode: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["paper_order", "first_last", "ls_chain"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS, place=st.integers(0, 6))
 def test_a_channel_that_never_fires_and_may_be_missing_for_nothing(
     mode: str, seed: int, place: int

@@ -245,7 +245,7 @@ def random_grid(seed: int) -> Grid:
     return prepare_image(volume, config, float(rng.uniform(-1, 6))).grid
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1))
 def test_grid_maps_both_ways_exactly(seed: int) -> None:
     grid = random_grid(seed)
@@ -261,7 +261,7 @@ def test_grid_maps_both_ways_exactly(seed: int) -> None:
     assert np.abs(grid.world_to_pixel(world)[:, 2]).max() < 1e-6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_grid_measures_in_its_spacing(seed: int) -> None:
     grid = random_grid(seed)

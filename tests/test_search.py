@@ -178,7 +178,7 @@ def test_large_search_is_the_same_however_deep_the_ranking() -> None:
 # Properties.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), channels=st.integers(2, 12), budget=st.integers(1, 40))
 def test_a_spent_budget_is_admitted(seed: int, channels: int, budget: int) -> None:
     """The labelling is feasible, and the bound holds, wherever the search is cut off."""
@@ -221,7 +221,7 @@ def assert_margins_are_what_removing_costs(arguments: dict[str, Any]) -> None:
         assert cost >= best.costs[0] - 1e-9  # one candidate more never raises the optimum
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6))
 def test_margin_is_what_removing_the_choice_costs(seed: int) -> None:
     assert_margins_are_what_removing_costs(banded_problem(seed) | {"n_best": 1})

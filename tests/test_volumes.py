@@ -400,9 +400,7 @@ def test_affine_without_the_voxels(tmp_path: Path, shape: tuple[int, ...]) -> No
         read_affine(tmp_path / "b.nii.gz")
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(0, 351), st.integers(0, 255), min_size=1, max_size=4))
 def test_a_damaged_header_is_read_or_refused(tmp_path: Path, edits: dict[int, int]) -> None:
     path = save(tmp_path / "a.nii", make_image(qform=make_affine()))
