@@ -23,6 +23,7 @@
 #include "heatmaps.hpp"
 #include "search.hpp"
 #include "search_anchored.hpp"
+#include "search_exhaustive.hpp"
 #include "search_ls_chain.hpp"
 #include "search_paper.hpp"
 
@@ -219,7 +220,7 @@ using Real = long double;
 using Complex = std::complex<Real>;
 using Choice = std::vector<std::int64_t>;
 
-// The arguments of all four searches.
+// The arguments of all searches.
 struct Problem {
   explicit Problem(Bytes& in) : wild(in.byte() % 8 == 7), channels(1 + in.upto(wild ? 13 : 8)) {
     offsets.assign(channels + 1, 0);
@@ -613,6 +614,19 @@ void fuzz_paper(Bytes& in) {
   check_answer(problem, result, paper_cost, true, false, problem.squared);
 }
 
+void fuzz_exhaustive(Bytes& in) {
+  Problem problem(in);
+  if (!has_anchors(problem)) return;
+  problem.n_best = 1;
+  problem.with_margins = false;
+  const ivdtool::PaperProblem arguments{problem.lists(), problem.skeleton.data(),
+                                        problem.first_anchor, problem.second_anchor,
+                                        problem.squared};
+  constexpr std::int64_t kMost = 1000;  // more than are enumerated here
+  const auto result = ivdtool::search_exhaustive(arguments, kMost);
+  check_answer(problem, result, paper_cost, true, false, problem.squared);
+}
+
 void fuzz_paper_order(Bytes& in) {
   Problem problem(in);
   if (!has_anchors(problem)) return;
@@ -636,6 +650,8 @@ void fuzz_first_last(Bytes& in) {
 void fuzz_ls_chain(Bytes& in) {
   const auto node_budget = static_cast<std::int64_t>(in.choose({2000.0, 1.0, 5.0, 30.0}));
   const std::size_t tree_size = in.upto(20);
+  const auto without =
+      static_cast<ivdtool::Shortcut>(in.upto(static_cast<std::size_t>(ivdtool::Shortcut::kSort)));
   const Problem problem(in);
   const ivdtool::LsChainProblem arguments{problem.lists(),
                                           problem.skeleton.data(),
@@ -651,8 +667,7 @@ void fuzz_ls_chain(Bytes& in) {
                                           problem.offset_change_cost,
                                           problem.offset_start_cost};
   const auto result = ivdtool::search_ls_chain(
-      arguments,
-      {problem.n_best, node_budget, problem.with_margins, tree_size, ivdtool::Shortcut::kNone});
+      arguments, {problem.n_best, node_budget, problem.with_margins, tree_size, without});
   check(result.nodes <= node_budget, "the budget is kept");
   const std::vector<ivdtool::TreeNode>& tree = result.statistics.tree;
   check(tree.size() <= tree_size, "the tree is as small as asked for");
@@ -668,7 +683,8 @@ void fuzz_ls_chain(Bytes& in) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Bytes in(data, size);
   constexpr void (*kTargets[])(Bytes&) = {fuzz_heatmaps,    fuzz_candidates, fuzz_paper,
-                                          fuzz_paper_order, fuzz_first_last, fuzz_ls_chain};
+                                          fuzz_paper_order, fuzz_first_last, fuzz_ls_chain,
+                                          fuzz_exhaustive};
   try {
     kTargets[in.upto(std::size(kTargets) - 1)](in);
   } catch (const std::logic_error& broken) {
