@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from ivdtool.model import attention_maps, build_network
 from ivdtool.networks.blocks import Norm
-from ivdtool.networks.hca import HCANet, LargeKernelAttention, MultiScaleLargeKernelAttention
+from ivdtool.networks.hca import (
+    Depthwise,
+    HCANet,
+    LargeKernelAttention,
+    MultiScaleLargeKernelAttention,
+)
 from ivdtool.networks.hourglass import StackedHourglass
 
 torch.set_num_threads(1)
@@ -154,6 +159,53 @@ def test_the_last_heatmaps_train_every_weight(name: str, arguments: dict[str, An
     assert not idle
     first = next(network.parameters())
     assert first.shape[2:] == (7, 7)  # the image's convolution is among them
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("hourglass", SMALL),
+        ("hca", {**SMALL, "score_lka": True}),
+        ("hca", {**SMALL, "local_per_scale": True}),
+        ("counting", {"channels": 8}),
+        ("lookonce", {"n_labels": 4, "channels": 16}),
+    ],
+)
+def test_gradients_of_mixed_precision(name: str, arguments: dict[str, Any]) -> None:
+    """As training computes on CPUs, bfloat16 and channels last, against float32."""
+    network = build(name, arguments).train()
+    for module in network.modules():
+        if isinstance(module, Norm):  # statistics of so few cells would amplify what is rounded
+            module.eval()
+    image = torch.rand(2, 1, 128, 128)
+
+    def gradients() -> dict[str, Tensor]:
+        network.zero_grad()
+        sum(output.float().square().mean() for output in network(image)).backward()
+        return {
+            key: weight.grad.clone().flatten()
+            for key, weight in network.named_parameters()
+            if weight.ndim == 4 and weight.grad is not None
+        }
+
+    exact = gradients()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = image.contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = gradients()
+    for key, gradient in exact.items():
+        cosine = torch.cosine_similarity(gradient, rounded[key], dim=0).item()
+        assert cosine > 0.9, key
+        assert 0.5 < (rounded[key].norm() / gradient.norm()).item() < 2, key
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("size", [(12, 18), (16, 13)])
+def test_dilated_filters_are_the_same_in_training(dilation: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = Depthwise(3, 5, dilation)
+    x = torch.rand(2, 3, *size)
+    torch.testing.assert_close(layer.train()(x), layer.eval()(x))
 
 
 def test_images_of_a_batch_do_not_mix() -> None:

@@ -1,6 +1,7 @@
 """HCA-Net: hourglasses, each followed by multi-scale large-kernel attention (P2)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ivdtool.networks.blocks import STRIDE, Hourglass, Stem, projection, residuals
@@ -8,12 +9,33 @@ from ivdtool.networks.blocks import STRIDE, Hourglass, Stem, projection, residua
 __all__ = ["HCANet", "LargeKernelAttention", "MultiScaleLargeKernelAttention"]
 
 
-def depthwise(channels: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
-    """One `kernel` x `kernel` filter per channel; (N, channels, H, W) -> the same."""
-    padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(
-        channels, channels, kernel, padding=padding, dilation=dilation, groups=channels
-    )
+class Depthwise(nn.Conv2d):
+    """One `kernel` x `kernel` filter per channel; (N, channels, H, W) -> the same.
+
+    A dilated convolution is trained as plain ones over every `dilation`-th cell: in bfloat16 and
+    with channels last, torch 2.13 (oneDNN 3.12) on CPUs gets the gradient of a dilated one's
+    weights wrong, some of it not even finite.
+    """
+
+    def __init__(self, channels: int, kernel: int, dilation: int = 1) -> None:
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(
+            channels, channels, kernel, padding=padding, dilation=dilation, groups=channels
+        )
+        self.step = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.step == 1 or not self.training or x.is_cuda:
+            plain: Tensor = self._conv_forward(x, self.weight, self.bias)
+            return plain
+        height, width = x.shape[2], x.shape[3]
+        x = F.pad(x, [0, -width % self.step, 0, -height % self.step])
+        phases = F.pixel_unshuffle(x, self.step)
+        weight = self.weight.repeat_interleave(self.step * self.step, dim=0)
+        phases = F.conv2d(phases, weight, padding=weight.shape[3] // 2, groups=len(weight))
+        y = F.pixel_shuffle(phases, self.step)[:, :, :height, :width]
+        bias = self.bias  # a local name, for TorchScript
+        return y if bias is None else y + bias[:, None, None]
 
 
 class MultiScaleLargeKernelAttention(nn.Module):
@@ -31,11 +53,11 @@ class MultiScaleLargeKernelAttention(nn.Module):
 
     def __init__(self, channels: int, local_per_scale: bool = False) -> None:
         super().__init__()
-        self.local = nn.Identity() if local_per_scale else depthwise(channels, 5)
+        self.local = nn.Identity() if local_per_scale else Depthwise(channels, 5)
         self.scales = nn.ModuleList(
             nn.Sequential(
-                depthwise(channels, 2 * dilation - 1) if local_per_scale else nn.Identity(),
-                depthwise(channels, kernel, dilation),
+                Depthwise(channels, 2 * dilation - 1) if local_per_scale else nn.Identity(),
+                Depthwise(channels, kernel, dilation),
             )
             for kernel, dilation in ((3, 1), (5, 2), (7, 3))
         )
@@ -53,8 +75,8 @@ class LargeKernelAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.local = depthwise(channels, 5)
-        self.wide = depthwise(channels, 7, dilation=3)
+        self.local = Depthwise(channels, 5)
+        self.wide = Depthwise(channels, 7, dilation=3)
         self.mix = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
