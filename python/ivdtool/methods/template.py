@@ -48,7 +48,7 @@ class TemplateMatching:
         checks: Sequence[Case],  # noqa: ARG002 - there is nothing to choose
         skeleton: Skeleton,
         data: Mapping[str, Any],
-        **engine: Any,  # noqa: ARG002
+        **engine: Any,
     ) -> Path:
         """Average the templates; see `Method.fit`. There are no steps, so it is done at once."""
         contrasts = sorted({contrast_of(case) for case in cases})
@@ -73,8 +73,9 @@ class TemplateMatching:
             skeleton=skeleton.to_dict(),
             data=dict(data),
         )
-        for name in ("best.pt", "last.pt"):
-            save_checkpoint(checkpoint, run / name)
+        if engine["fabric"].is_global_zero:
+            for name in ("best.pt", "last.pt"):
+                save_checkpoint(checkpoint, run / name)
         return run / "last.pt"
 
     def predict(
