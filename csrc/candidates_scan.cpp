@@ -144,7 +144,6 @@ IVDTOOL_AVX2 RowPeaks find_peaks_avx2(const float* above, const float* row, cons
                                       std::size_t cols, float floor, std::size_t* columns) {
   if (cols < kLeastCols) return find_peaks_portable(above, row, below, cols, floor, columns);
   const __m256 limit = _mm256_set1_ps(floor);
-  for (std::size_t col = 0; col < cols; col += kCacheLine) fetch_ahead(row + col);
   RowPeaks peaks;
   const std::size_t last_col = cols - 1;
   peaks.reached = row[0] >= floor || row[last_col] >= floor;
@@ -155,6 +154,8 @@ IVDTOOL_AVX2 RowPeaks find_peaks_avx2(const float* above, const float* row, cons
     const float* up = above + col;
     const float* here = row + col;
     const float* down = below + col;
+    fetch_ahead(here);
+    fetch_ahead(here + kCacheLine);
     // Most groups are too low, and most of the others lie on the flank of a peak.
     if (!any(_mm256_cmp_ps(_mm256_loadu_ps(here), limit, _CMP_GE_OQ),
              _mm256_cmp_ps(_mm256_loadu_ps(here + kLanes), limit, _CMP_GE_OQ),
