@@ -75,19 +75,26 @@ class PaperSearch {
   // The cost of every candidate given the anchors. Other candidates of the anchors cost infinity.
   // Return the sum of the least ones, or infinity as soon as it reaches the limit.
   double set_costs(Vector origin, double unit, double limit) {
+    const double scale = 1.0 / unit;
     double total = 0.0;
     for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
-      std::size_t least = begin(channel);
-      for (std::size_t i = begin(channel); i < end(channel); ++i) {
+      std::size_t first = begin(channel);
+      std::size_t last = end(channel);
+      if (channel == problem_.first_anchor || channel == problem_.second_anchor) {
+        std::fill(costs_.begin() + static_cast<std::ptrdiff_t>(first),
+                  costs_.begin() + static_cast<std::ptrdiff_t>(last), kInfinity);
+        first = channel == problem_.first_anchor ? v1_ : v5_;
+        last = first + 1;
+      }
+      std::size_t least = first;
+      for (std::size_t i = first; i < last; ++i) {
         const double distance =
-            squared_norm(targets_[channel] - (1.0 / unit) * (lists_.position(i) - origin));
+            squared_norm(targets_[channel] - scale * (lists_.position(i) - origin));
         costs_[i] = problem_.squared ? distance : std::sqrt(distance);
-        if (channel == problem_.first_anchor && i != v1_) costs_[i] = kInfinity;
-        if (channel == problem_.second_anchor && i != v5_) costs_[i] = kInfinity;
-        if (costs_[i] < costs_[least]) least = i;
+        least = costs_[i] < costs_[least] ? i : least;
       }
       cheapest_[channel] = least;
-      if (begin(channel) < end(channel)) total += costs_[least];
+      if (first < last) total += costs_[least];
       if (total >= limit) return kInfinity;
     }
     for (std::size_t channel = lists_.channels; channel-- > 0;) {
