@@ -84,7 +84,8 @@ class Budget:
             raise ValueError("the budget must be positive")
 
     def __str__(self) -> str:
-        return f"{self.minutes:g} minutes" if self.minutes else f"{self.steps} steps"
+        count, unit = (self.minutes, "minute") if self.minutes else (self.steps, "step")
+        return f"{count:g} {unit}{'s' * (count != 1)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,7 +359,7 @@ def _finish(
     """Train, unless it has been done; go on where it was interrupted."""
     last = run / "last.pt"
     if not last.is_file():
-        tell(f"{run}: training, {wanted.optimiser.steps} steps")
+        tell(f"{run}: training")
         train(wanted, run)
         return
     theirs = to_dict(read_toml(TrainingConfig, run / "config.toml"))

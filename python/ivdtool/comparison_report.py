@@ -265,7 +265,7 @@ def _costs(comparison: Comparison) -> str:
                 method,
                 f"{first.parameters:,}",
                 str(first.steps),
-                str(first.images_per_step),
+                str(first.images_per_step) if first.steps else "",
                 _spread(over(method, lambda run: run.train_seconds / 60), "minutes"),
                 _spread(over(method, lambda run: run.seconds_per_image), "seconds"),
                 *(f"{comparison.milliseconds[method, search]:.0f}" for search in SEARCHES),
@@ -317,10 +317,12 @@ def _draw(comparison: Comparison, path: Path) -> None:
                     for summary in _summaries(comparison, method, search, "all")
                 ]
                 place = y + (-0.15 if search else 0.15)
-                axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.5)
+                axes.plot(
+                    values, [place] * len(values), "o", color=colour, alpha=0.5, clip_on=False
+                )
                 axes.plot([Spread.over(values).mean], [place], "|", color=colour, markersize=16)
         axes.set(xlabel=HEADINGS[name])
-        axes.set_xlim(0, 105 if name == "found_pct" else None)
+        axes.set_xlim(0, max(100, axes.get_xlim()[1]) if name.endswith("_pct") else None)
         axes.grid(alpha=0.3)
     axes.set_yticks(range(len(methods)), methods)
     axes.set_ylim(len(methods) - 0.5, -0.5)
