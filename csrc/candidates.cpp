@@ -17,11 +17,11 @@ struct Peak {
   std::size_t col;
 };
 
-// A total order: value, then raster order.
-bool worse(const Peak& a, const Peak& b) {
+// A total order: value, then raster order. Not a function, which would not be inlined.
+constexpr auto worse = [](const Peak& a, const Peak& b) {
   if (a.value != b.value) return a.value < b.value;
   return a.row != b.row ? a.row > b.row : a.col > b.col;
-}
+};
 
 // No two peaks touch, so at most one lies in each 2 x 2 block a kept peak reaches: this many of the
 // best peaks are sure to hold the max_candidates survivors.
