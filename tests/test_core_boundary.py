@@ -370,7 +370,7 @@ def long_find() -> Callable[[], Any]:
 
 
 def long_paper() -> Callable[[], Any]:
-    count = 120
+    count = 300
     rng = np.random.default_rng(0)
     positions, scores = rng.normal(size=(5 * count, 2)), np.ones(5 * count)
     offsets = np.arange(6, dtype=np.int64) * count
