@@ -8,27 +8,37 @@
 namespace ivdtool {
 namespace {
 
-// Equation 3 of paper 1, as it is printed. Infinite where the anchors give no scale.
-double paper_cost(const PaperProblem& problem, const std::vector<std::int64_t>& choice) {
-  const CandidateLists& lists = problem.candidates;
-  const auto template_point = [&](std::size_t channel) {
+// The template as equation 3 of paper 1 has it: v1 at the origin, v5 at distance 1.
+std::vector<Vector> normalised_template(const PaperProblem& problem) {
+  const auto point = [&](std::size_t channel) {
     return Vector{problem.template_mm[2 * channel], problem.template_mm[2 * channel + 1]};
   };
+  const Vector v1 = point(problem.first_anchor);
+  const double length = std::sqrt(squared_norm(point(problem.second_anchor) - v1));
+  std::vector<Vector> points(problem.candidates.channels);
+  for (std::size_t channel = 0; channel < points.size(); ++channel) {
+    points[channel] = (1.0 / length) * (point(channel) - v1);
+  }
+  return points;
+}
+
+// Equation 3, as it is printed. Infinite where the anchors give no scale.
+double paper_cost(const PaperProblem& problem, const std::vector<Vector>& targets,
+                  const std::vector<std::int64_t>& choice) {
+  if (choice[problem.first_anchor] == kMissing || choice[problem.second_anchor] == kMissing) {
+    return kInfinity;
+  }
   const auto chosen = [&](std::size_t channel) {
-    return lists.position(static_cast<std::size_t>(choice[channel]));
+    return problem.candidates.position(static_cast<std::size_t>(choice[channel]));
   };
-  const std::size_t v1 = problem.first_anchor;
-  const std::size_t v5 = problem.second_anchor;
-  if (choice[v1] == kMissing || choice[v5] == kMissing) return kInfinity;
-  const double length = std::sqrt(squared_norm(template_point(v5) - template_point(v1)));
-  const double unit = std::sqrt(squared_norm(chosen(v5) - chosen(v1)));
+  const Vector v1 = chosen(problem.first_anchor);
+  const double unit = std::sqrt(squared_norm(chosen(problem.second_anchor) - v1));
   if (!(unit > 0.0)) return kInfinity;
+  const double scale = 1.0 / unit;
   double cost = 0.0;
-  for (std::size_t channel = 0; channel < lists.channels; ++channel) {
+  for (std::size_t channel = 0; channel < targets.size(); ++channel) {
     if (choice[channel] == kMissing) continue;
-    const double distance =
-        squared_norm((1.0 / length) * (template_point(channel) - template_point(v1)) -
-                     (1.0 / unit) * (chosen(channel) - chosen(v1)));
+    const double distance = squared_norm(targets[channel] - scale * (chosen(channel) - v1));
     cost += problem.squared ? distance : std::sqrt(distance);
   }
   return problem.squared ? std::sqrt(cost) : cost;
@@ -43,12 +53,13 @@ SearchResult search_exhaustive(const PaperProblem& problem, std::int64_t most) {
     const bool empty = lists.offsets[channel] == lists.offsets[channel + 1];
     labelling.choice.push_back(empty ? kMissing : lists.offsets[channel]);
   }
+  const std::vector<Vector> targets = normalised_template(problem);
   Ranking ranking(1);
   SearchResult result;
   bool visited_all = false;
   while (!visited_all && result.nodes < most) {
     ++result.nodes;
-    labelling.cost = paper_cost(problem, labelling.choice);
+    labelling.cost = paper_cost(problem, targets, labelling.choice);
     if (labelling.cost < ranking.limit()) {
       labelling.terms.shape = labelling.cost;
       ranking.add(labelling);
