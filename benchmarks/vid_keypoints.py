@@ -294,6 +294,8 @@ def _solve(
         max_scale=knobs.max_scale,
         min_gap=0.25,
         min_present=min_present,
+        max_present=COUNT,
+        rules=np.zeros(COUNT, dtype=np.int64),
         borrow_cost=np.inf,
         offset_change_cost=0.0,
         offset_start_cost=0.0,

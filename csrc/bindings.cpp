@@ -399,9 +399,10 @@ SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray&
                              const DoubleArray& missing_costs, double score_weight,
                              double chain_weight, double max_rotation_rad, double min_scale,
                              double max_scale, double min_gap, py::ssize_t min_present,
-                             double borrow_cost, double offset_change_cost,
-                             double offset_start_cost, py::ssize_t n_best, std::int64_t node_budget,
-                             bool with_margins, py::ssize_t tree_size, const std::string& without) {
+                             py::ssize_t max_present, const IndexArray& rules, double borrow_cost,
+                             double offset_change_cost, double offset_start_cost,
+                             py::ssize_t n_best, std::int64_t node_budget, bool with_margins,
+                             py::ssize_t tree_size, const std::string& without) {
   const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
   const py::ssize_t channels = template_mm.shape(0);
   require(disc_weights.ndim() == 1 && disc_weights.shape(0) == channels,
@@ -416,6 +417,13 @@ SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray&
   require(is_price(chain_weight), "chain_weight must not be negative");
   require(is_price(min_gap), "min_gap must not be negative");
   require(min_present > 0, "min_present must be positive");
+  require(max_present >= min_present, "max_present must not be less than min_present");
+  require(rules.ndim() == 1 && rules.shape(0) == channels, "rules must be (V)");
+  require(std::all_of(rules.data(), rules.data() + channels,
+                      [](std::int64_t rule) {
+                        return rule >= 0 && rule < static_cast<std::int64_t>(ivdtool::kRules);
+                      }),
+          "rules must be 0..3");
   require(borrow_cost >= 0.0, "borrow_cost must not be negative");
   require(is_price(offset_change_cost), "offset_change_cost must not be negative");
   require(is_price(offset_start_cost), "offset_start_cost must not be negative");
@@ -433,6 +441,8 @@ SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray&
                                         similarity_limits(max_rotation_rad, min_scale, max_scale),
                                         min_gap,
                                         static_cast<std::size_t>(min_present),
+                                        static_cast<std::size_t>(max_present),
+                                        rules.data(),
                                         borrow_cost,
                                         offset_change_cost,
                                         offset_start_cost};
@@ -510,7 +520,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("template_mm").noconvert(), py::arg("disc_weights").noconvert(),
         py::arg("pair_weights").noconvert(), py::arg("missing_costs").noconvert(), "score_weight"_a,
         "chain_weight"_a, "max_rotation_rad"_a, "min_scale"_a, "max_scale"_a, "min_gap"_a,
-        "min_present"_a, "borrow_cost"_a, "offset_change_cost"_a, "offset_start_cost"_a, "n_best"_a,
-        "node_budget"_a, "with_margins"_a, "tree_size"_a, "without"_a = "",
+        "min_present"_a, "max_present"_a, py::arg("rules").noconvert(), "borrow_cost"_a,
+        "offset_change_cost"_a, "offset_start_cost"_a, "n_best"_a, "node_budget"_a,
+        "with_margins"_a, "tree_size"_a, "without"_a = "",
         "Minimise the least-squares cost of a skeleton with missing discs.");
 }

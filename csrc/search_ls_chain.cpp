@@ -20,13 +20,17 @@ struct Choice {
   std::size_t level;
   std::size_t channel;  // of the disc; the candidate may be a neighbouring channel's
   std::int64_t candidate;
-  int offset;                 // channel of the candidate minus that of the disc
-  Vector p;                   // about the mean candidate, for precision
-  Vector u;                   // about the mean template point
-  double weight;              // w_i
-  double unary = 0.0;         // score term and the price of borrowing
-  double completion = 0.0;    // least cost of everything below, given that this choice is made
-  std::size_t successor = 0;  // the next present choice of that completion; 0 is none
+  int offset;          // channel of the candidate minus that of the disc
+  Vector p;            // about the mean candidate, for precision
+  Vector u;            // about the mean template point
+  double weight;       // w_i
+  double unary = 0.0;  // score term and the price of borrowing
+};
+
+// Least cost of everything below a choice, given that this choice is made.
+struct Completion {
+  double cost = kInfinity;
+  std::size_t successor = 0;  // the next present choice; 0 is none
 };
 
 // Rounding in the sums of squares, as a share of them. Improvements below it are not followed:
@@ -40,12 +44,17 @@ constexpr double kPrecision = 1e-14;
 //   the cost of its discs and steps, each best fitted      (a term added later cannot lower it),
 //   the least completion, in which every later step is fitted on its own and the shape term of
 //   later discs is left out                                (a minimum of sums >= sum of minima).
+// Where the number of discs is limited, completions are kept for every number of later discs, since
+// one with a disc too many would be too low a bound by the cost of a missing disc.
 class LsChainSearch {
  public:
   LsChainSearch(const LsChainProblem& problem, const LsChainEffort& effort,
                 const Forbidden* forbidden)
       : problem_(problem), effort_(effort), ranking_(effort.n_best) {
     collect_choices(forbidden);
+    const std::size_t few = 2;  // which hardly any completion falls short of
+    counted_ = problem.min_present > few || problem.max_present < levels();
+    counts_ = counted_ ? std::min(problem.max_present, levels()) + 1 : 1;
     complete();
     for (const Choice& choice : choices_) {
       tolerance_ += kPrecision * choice.weight * squared_norm(choice.u);
@@ -63,11 +72,11 @@ class LsChainSearch {
   SearchResult run() {
     if (effort_.without != Shortcut::kSeed) seed_by_alternation();
     if (effort_.without == Shortcut::kChain) {
-      for (Choice& choice : choices_) choice.completion = 0.0;
+      for (Completion& completion : completions_) completion.cost = 0.0;
     }
     Node root;
     root.fixed = constant_;
-    root.bound = root.fixed + choices_[0].completion;
+    root.bound = root.fixed + least_completion(0, 0);
     root.record = record(-1, 0, Fate::kExpanded, root.bound);
     expand(root, 0);
     SearchResult result;
@@ -106,7 +115,8 @@ class LsChainSearch {
     for (std::size_t channel = 0; channel < lists.channels; ++channel) {
       const std::size_t first = choices_.size();
       for (const int offset : {0, -1, 1}) {
-        if (offset != 0 && std::isinf(problem_.borrow_cost)) continue;
+        if (rule(channel) == Rule::kMissing) break;
+        if (offset != 0 && (std::isinf(problem_.borrow_cost) || rule(channel) == Rule::kOwn)) break;
         if ((offset < 0 && channel == 0) || (offset > 0 && channel + 1 == lists.channels)) continue;
         const std::size_t source = offset < 0 ? channel - 1 : channel + (offset > 0 ? 1 : 0);
         for (std::int64_t i = lists.offsets[source]; i < lists.offsets[source + 1]; ++i) {
@@ -128,7 +138,8 @@ class LsChainSearch {
         }
       }
       const bool must_be_present =
-          forbidden != nullptr && forbidden->channel == channel && forbidden->choice == kMissing;
+          rule(channel) == Rule::kPresent || rule(channel) == Rule::kOwn ||
+          (forbidden != nullptr && forbidden->channel == channel && forbidden->choice == kMissing);
       const double missing = must_be_present ? kInfinity : problem_.missing_costs[channel];
       if (choices_.size() == first) {
         constant_ += missing;
@@ -147,6 +158,7 @@ class LsChainSearch {
   Vector template_point(std::size_t channel) const {
     return {problem_.template_mm[2 * channel], problem_.template_mm[2 * channel + 1]};
   }
+  Rule rule(std::size_t channel) const { return static_cast<Rule>(problem_.rules[channel]); }
   bool improves(double bound) const { return bound < ranking_.limit() - tolerance_; }
   std::size_t levels() const { return missing_.size(); }
   std::size_t next_level(std::size_t choice) const {
@@ -173,32 +185,53 @@ class LsChainSearch {
     sums.add_difference(step_weight(upper, lower), lower.p - upper.p, lower.u - upper.u);
   }
 
-  // The least completion of every choice, from the bottom up; step_cost(upper, lower) and
+  Completion& completion(std::size_t choice, std::size_t later) {
+    return completions_[choice * counts_ + later];
+  }
+
+  // Over the numbers of later discs that are allowed after `present` ones.
+  double least_completion(std::size_t choice, std::size_t present) {
+    if (!counted_) return completion(choice, 0).cost;
+    double least = kInfinity;
+    const std::size_t fewest = problem_.min_present - std::min(problem_.min_present, present);
+    for (std::size_t later = fewest; later + present < counts_; ++later) {
+      least = std::min(least, completion(choice, later).cost);
+    }
+    return least;
+  }
+
+  // The completions of every choice, from the bottom up; step_cost(upper, lower) and
   // disc_cost(lower) are the parts that depend on the fit.
   template <typename StepCost, typename DiscCost>
   void complete(const StepCost& step_cost, const DiscCost& disc_cost) {
+    completions_.assign(choices_.size() * counts_, {});
     for (std::size_t i = choices_.size(); i-- > 0;) {
       const std::size_t first_level = next_level(i);
-      double least = missing_after_[first_level];
-      std::size_t successor = 0;
+      completion(i, 0).cost = missing_after_[first_level];
       double skipped = 0.0;
-      for (std::size_t level = first_level; level < levels() && skipped < least; ++level) {
+      for (std::size_t level = first_level; level < levels(); ++level) {
+        // All that may be added to a later completion must cost less than the worst one so far.
+        double worst = completion(i, 0).cost;
+        for (std::size_t later = 1; later < counts_; ++later) {
+          worst = std::max(worst, completion(i, later).cost);
+        }
+        if (!(skipped < worst)) break;
         for (std::size_t j = level_begin_[level]; j < level_begin_[level + 1]; ++j) {
           const Choice& lower = choices_[j];
           if (i != 0 && !descends(choices_[i], lower)) continue;
-          double cost =
-              skipped + lower.unary + offset_cost(i, lower) + disc_cost(lower) + lower.completion;
-          if (cost >= least) continue;
+          double cost = skipped + lower.unary + offset_cost(i, lower) + disc_cost(lower);
+          if (!counted_ && cost + completion(j, 0).cost >= completion(i, 0).cost) continue;
           if (i != 0) cost += step_cost(choices_[i], lower);
-          if (cost < least) {
-            least = cost;
-            successor = j;
+          const std::size_t more = counted_ ? 1 : 0;
+          for (std::size_t later = 0; later + more < counts_; ++later) {
+            const double total = cost + completion(j, later).cost;
+            if (total < completion(i, later + more).cost) {
+              completion(i, later + more) = {total, j};
+            }
           }
         }
         skipped += missing_[level];
       }
-      choices_[i].completion = least;
-      choices_[i].successor = successor;
     }
   }
 
@@ -213,10 +246,18 @@ class LsChainSearch {
         [](const Choice&) { return 0.0; });
   }
 
-  std::vector<std::size_t> least_path() const {
+  std::vector<std::size_t> least_path() {
+    std::size_t later = 0;
+    if (counted_) {
+      for (std::size_t n = problem_.min_present; n < counts_; ++n) {
+        if (later == 0 || completion(0, n).cost < completion(0, later).cost) later = n;
+      }
+    }
     std::vector<std::size_t> path;
-    for (std::size_t i = choices_[0].successor; i != 0; i = choices_[i].successor) {
+    for (std::size_t i = completion(0, later).successor; i != 0;
+         i = completion(i, later).successor) {
       path.push_back(i);
+      if (counted_) --later;
     }
     return path;
   }
@@ -235,7 +276,7 @@ class LsChainSearch {
   // and best fit for a fixed path, in turns, from the path of the lower bound.
   void seed_by_alternation() {
     constexpr int kMaxTurns = 10;
-    std::vector<Choice> bounds = choices_;
+    std::vector<Completion> bounds = completions_;
     std::vector<std::size_t> path = least_path();
     for (int turn = 0; turn < kMaxTurns && !path.empty(); ++turn) {
       offer(path);
@@ -256,13 +297,13 @@ class LsChainSearch {
       if (next == path) break;
       path = std::move(next);
     }
-    choices_ = std::move(bounds);
+    completions_ = std::move(bounds);
   }
 
   // Rank a labelling, if it is feasible. Its terms are summed from the fit itself, free of the
   // cancellation in FitSums::residual.
   void offer(const std::vector<std::size_t>& path) {
-    if (path.size() < problem_.min_present) return;
+    if (path.size() < problem_.min_present || path.size() > problem_.max_present) return;
     const FitSums sums = sums_of(path);
     const FitSums centred = sums.centred();
     const Multiplier fit(centred.pp, centred.pu, problem_.limits);
@@ -322,7 +363,8 @@ class LsChainSearch {
     const bool shaped = effort_.without != Shortcut::kShape;
     const double shape_bound = shaped ? node.residual : 0.0;
     double skipped = 0.0;
-    for (std::size_t level = first_level; level < levels(); ++level) {
+    const bool full = depth >= problem_.max_present;
+    for (std::size_t level = first_level; level < levels() && !full; ++level) {
       if (!improves(node.fixed + shape_bound + skipped)) break;
       for (std::size_t j = level_begin_[level]; j < level_begin_[level + 1]; ++j) {
         const Choice& choice = choices_[j];
@@ -332,7 +374,8 @@ class LsChainSearch {
         }
         Node child;
         child.fixed = node.fixed + skipped + choice.unary + offset_cost(node.choice, choice);
-        const double chain_bound = child.fixed + shape_bound + choice.completion;
+        const double below = least_completion(j, depth + 1);
+        const double chain_bound = child.fixed + shape_bound + below;
         if (!improves(chain_bound)) {
           record(node.record, j, Fate::kChain, chain_bound);
           continue;
@@ -343,7 +386,7 @@ class LsChainSearch {
         if (node.choice != 0) add_step(child.sums, choices_[node.choice], choice);
         // The true residual cannot fall; rounding may.
         child.residual = std::max(node.residual, child.sums.residual(problem_.limits));
-        child.bound = child.fixed + (shaped ? child.residual : 0.0) + choice.completion;
+        child.bound = child.fixed + (shaped ? child.residual : 0.0) + below;
         if (improves(child.bound)) {
           children.push_back(child);
         } else {
@@ -389,6 +432,9 @@ class LsChainSearch {
   double tolerance_ = 0.0;         // mm^2
   double constant_ = 0.0;          // cost of the channels without candidates
   std::vector<Choice> choices_;
+  bool counted_ = false;                 // completions are kept by the number of their discs
+  std::size_t counts_ = 1;               // how many completions are kept for every choice
+  std::vector<Completion> completions_;  // (choices, counts)
   std::vector<std::size_t> level_begin_;
   std::vector<double> missing_;        // by level
   std::vector<double> missing_after_;  // cost of missing this and all later levels

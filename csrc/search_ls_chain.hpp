@@ -8,6 +8,15 @@
 
 namespace ivdtool {
 
+// What is known of a level beforehand.
+enum class Rule : std::uint8_t {
+  kFree = 0,     // present or missing
+  kMissing = 1,  // no disc of this level is to be named
+  kPresent = 2,  // its disc is there
+  kOwn = 3,      // its disc is there, at a candidate of its own channel
+};
+constexpr std::size_t kRules = 4;
+
 // Least squares on a chain. With template points u, chosen candidates p and scores s,
 //
 //   cost = min over k, t of  sum_present w_i |k p_i + t - u_i|^2
@@ -29,9 +38,11 @@ struct LsChainProblem {
   double score_weight;          // mm^2, >= 0
   double chain_weight;          // >= 0
   SimilarityLimits limits;
-  double min_gap;           // share of the template's step, >= 0
-  std::size_t min_present;  // a labelling of fewer discs is not feasible, >= 1
-  double borrow_cost;       // mm^2, >= 0, may be infinite
+  double min_gap;             // share of the template's step, >= 0
+  std::size_t min_present;    // a labelling of fewer discs is not feasible, >= 1
+  std::size_t max_present;    // nor one of more
+  const std::int64_t* rules;  // (channels) of Rule
+  double borrow_cost;         // mm^2, >= 0, may be infinite
   double offset_change_cost;
   double offset_start_cost;
 };

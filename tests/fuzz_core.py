@@ -172,13 +172,20 @@ def ls_chain(rng: Rng) -> str:
         "pair_weights": spoil(rng, rng.uniform(0, 3, (channels, channels))),
         "chain_weight": number(rng, 5.0),
         "min_present": int(rng.integers(0, 5)),
+        "max_present": int(rng.integers(0, 2 * channels)),
+        "rules": rng.choice(4, channels, p=[0.7, 0.1, 0.1, 0.1]),
         "borrow_cost": number(rng, float(rng.choice([math.inf, 10.0]))),
         "offset_change_cost": number(rng, 100.0),
         "offset_start_cost": number(rng, 20.0),
         "node_budget": int(rng.choice([1, 10, 3000])),
         "tree_size": int(rng.integers(0, 100)),
     }
+    if rng.random() < 0.03:
+        arguments["rules"][rng.integers(channels)] = rng.integers(-9, 9)
     answer = _core.search_ls_chain(**arguments)
+    present = (answer.choices >= 0).sum(axis=1)
+    assert present.min(initial=99) >= arguments["min_present"]
+    assert present.max(initial=0) <= arguments["max_present"]
     assert answer.nodes <= arguments["node_budget"]
     return check(answer, arguments)
 

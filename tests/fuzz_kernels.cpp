@@ -256,6 +256,12 @@ struct Problem {
     // On the grid of the rows no step is just as long as it has to be, where rounding decides.
     min_gap = in.choose({0.25037, 0.0, 0.60037});
     min_present = 1 + in.upto(3);
+    max_present = min_present + (in.flag() ? in.upto(3) : channels);
+    const bool known = in.byte() % 4 == 3;
+    for (std::size_t i = 0; i < channels; ++i) {
+      const std::uint8_t byte = known ? in.byte() : 0;
+      rules.push_back(byte % 8 < ivdtool::kRules ? byte % 8 : 0);
+    }
     borrow_cost = in.choose({kInfinity, kInfinity, 0.0, 10.0});
     offset_change_cost = in.choose({0.0, 100.0});
     offset_start_cost = in.choose({0.0, 30.0});
@@ -306,6 +312,8 @@ struct Problem {
   double max_scale;
   double min_gap;
   std::size_t min_present;
+  std::size_t max_present;
+  std::vector<std::int64_t> rules;
   double borrow_cost;
   double offset_change_cost;
   double offset_start_cost;
@@ -331,15 +339,18 @@ void print(const Problem& problem) {
   print("missing_costs", problem.missing_costs);
   print("disc_weights", problem.disc_weights);
   print("pair_weights", problem.pair_weights);
-  std::fprintf(stderr,
-               "score_weight=%.17g, chain_weight=%.17g, max_rotation_rad=%.17g, min_scale=%.17g, "
-               "max_scale=%.17g, min_gap=%.17g, min_present=%zu, borrow_cost=%.17g, "
-               "offset_change_cost=%.17g, offset_start_cost=%.17g, anchors=(%zu, %zu), "
-               "squared=%d, n_best=%zu, with_margins=%d\n",
-               problem.score_weight, problem.chain_weight, problem.max_rotation, problem.min_scale,
-               problem.max_scale, problem.min_gap, problem.min_present, problem.borrow_cost,
-               problem.offset_change_cost, problem.offset_start_cost, problem.first_anchor,
-               problem.second_anchor, problem.squared, problem.n_best, problem.with_margins);
+  print("rules", {problem.rules.begin(), problem.rules.end()});
+  std::fprintf(
+      stderr,
+      "score_weight=%.17g, chain_weight=%.17g, max_rotation_rad=%.17g, min_scale=%.17g, "
+      "max_scale=%.17g, min_gap=%.17g, min_present=%zu, max_present=%zu, borrow_cost=%.17g, "
+      "offset_change_cost=%.17g, offset_start_cost=%.17g, anchors=(%zu, %zu), "
+      "squared=%d, n_best=%zu, with_margins=%d\n",
+      problem.score_weight, problem.chain_weight, problem.max_rotation, problem.min_scale,
+      problem.max_scale, problem.min_gap, problem.min_present, problem.max_present,
+      problem.borrow_cost, problem.offset_change_cost, problem.offset_start_cost,
+      problem.first_anchor, problem.second_anchor, problem.squared, problem.n_best,
+      problem.with_margins);
 }
 
 std::vector<std::size_t> present_discs(const Choice& choice) {
@@ -422,10 +433,25 @@ Real least_in_sector(Real a, Complex b, Real c, const Problem& problem) {
   return a * scale * scale - 2.0L * scale * along + c;
 }
 
+bool obeys(const Problem& problem, const Choice& choice) {
+  for (std::size_t i = 0; i < choice.size(); ++i) {
+    const auto rule = static_cast<ivdtool::Rule>(problem.rules[i]);
+    const bool present = choice[i] != kMissing;
+    const bool own = present && problem.channel(static_cast<std::size_t>(choice[i])) == i;
+    if (rule == ivdtool::Rule::kMissing && present) return false;
+    if (rule == ivdtool::Rule::kPresent && !present) return false;
+    if (rule == ivdtool::Rule::kOwn && !own) return false;
+  }
+  return true;
+}
+
 // About their weighted mean, sum w_i |x_i|^2 = sum_(i<j) w_i w_j |x_i - x_j|^2 / sum w.
 Real ls_chain_cost(const Problem& problem, const Choice& choice) {
   const std::vector<std::size_t> discs = present_discs(choice);
-  if (discs.size() < problem.min_present || !descends(problem, choice)) return kInfinity;
+  if (discs.size() < problem.min_present || discs.size() > problem.max_present ||
+      !descends(problem, choice) || !obeys(problem, choice)) {
+    return kInfinity;
+  }
   Real total = 0.0L;
   Real cost = missing_cost(problem, choice);
   std::size_t last_source = 0;
@@ -663,6 +689,8 @@ void fuzz_ls_chain(Bytes& in) {
                                           problem.limits(),
                                           problem.min_gap,
                                           problem.min_present,
+                                          problem.max_present,
+                                          problem.rules.data(),
                                           problem.borrow_cost,
                                           problem.offset_change_cost,
                                           problem.offset_start_cost};

@@ -116,6 +116,17 @@ def offset_costs(arguments: dict[str, Any], choices: Array) -> Array:
     return costs
 
 
+def obeys(arguments: dict[str, Any], choices: Array) -> Array:
+    """(A,): whether all rules are kept: 1 is absent, 2 present, 3 present with an own candidate."""
+    fine = np.ones(len(choices), dtype=np.bool_)
+    for channel, rule in enumerate(arguments["rules"]):
+        first, end = arguments["offsets"][channel], arguments["offsets"][channel + 1]
+        chosen = choices[:, channel]
+        own = (first <= chosen) & (chosen < end)
+        fine &= [fine, chosen < 0, chosen >= 0, own][rule]
+    return fine
+
+
 def enumerate_ls_chain(arguments: dict[str, Any]) -> Enumeration:
     """The cost of every labelling, from the arguments of `_core.search_ls_chain`.
 
@@ -135,6 +146,8 @@ def enumerate_ls_chain(arguments: dict[str, Any]) -> Enumeration:
     b = np.zeros(len(choices), dtype=np.complex128)
     c = np.zeros(len(choices))
     feasible = present.sum(axis=1) >= arguments["min_present"]
+    feasible &= present.sum(axis=1) <= arguments["max_present"]
+    feasible &= obeys(arguments, choices)
     count = len(u)
     for i in range(count):
         for j in range(i + 1, count):

@@ -57,6 +57,8 @@ def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[s
         "max_scale": max_scale,
         "min_gap": float(rng.choice([0.0, 0.25, 0.6])),
         "min_present": int(rng.choice([1, 2, 3])),
+        "max_present": 99,
+        "rules": np.zeros(channels, dtype=np.int64),
         "borrow_cost": math.inf,
         "offset_change_cost": 0.0,
         "offset_start_cost": 0.0,

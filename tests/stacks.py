@@ -64,6 +64,8 @@ class StackProblem:
             max_scale=config.max_scale,
             min_gap=config.min_gap,
             min_present=config.min_present,
+            max_present=count,
+            rules=np.zeros(count, dtype=np.int64),
             borrow_cost=math.inf,
             offset_change_cost=config.offset_change_mm2,
             offset_start_cost=config.offset_start_mm2,

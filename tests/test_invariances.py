@@ -30,7 +30,15 @@ MODES = {
     "paper_order": [*LISTS, *ORDER, "anchors", "squared"],
     "first_last": [*LISTS, *ORDER, *LIMITS],
     "ls_chain": [*LISTS, *ORDER, *LIMITS, "disc_weights", "pair_weights", "chain_weight"]
-    + ["min_present", "borrow_cost", "offset_change_cost", "offset_start_cost", "node_budget"]
+    + [
+        "min_present",
+        "max_present",
+        "rules",
+        "borrow_cost",
+        "offset_change_cost",
+        "offset_start_cost",
+        "node_budget",
+    ]
     + ["tree_size"],
 }
 

@@ -131,6 +131,37 @@ def test_borrowed_candidates_agree_with_enumeration(channels: int, most: int) ->
         assert_agrees(_core.search_ls_chain(**arguments), exact, arguments["n_best"])
 
 
+@pytest.mark.parametrize("borrowed", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "most", "cases"), [(1, 3, 100), (2, 3, 200), (4, 3, 300), (5, 2, 150), (6, 1, 100)]
+)
+def test_limits_and_rules_agree_with_enumeration(
+    channels: int, most: int, cases: int, borrowed: bool
+) -> None:
+    """A number of discs, levels known to be there or not, and both at once."""
+    found = 0
+    for seed in range(cases):
+        rng = np.random.default_rng([seed, channels, most, 10])
+        arguments = random_problem(rng, channels, most)
+        fewest = int(rng.integers(1, channels + 1))
+        known = rng.random() < 0.7
+        arguments |= {
+            "min_present": fewest,
+            "max_present": int(rng.integers(fewest, channels + 2)),
+            "rules": rng.choice(4, channels, p=[0.6, 0.15, 0.15, 0.1]) * known,
+        }
+        if borrowed:
+            arguments |= {"borrow_cost": 10.0, "offset_change_cost": 40.0, "offset_start_cost": 5.0}
+        exact = oracles.enumerate_ls_chain(arguments)
+        result = _core.search_ls_chain(**arguments)
+        assert_agrees(result, exact, arguments["n_best"])
+        found += len(result.costs) > 0
+        for without in ("chain", "shape", "seed", "sort"):
+            other = _core.search_ls_chain(**arguments, without=without)
+            np.testing.assert_allclose(other.costs, result.costs, rtol=1e-9, atol=1e-8)
+    assert cases / 5 < found < cases
+
+
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize(("channels", "most"), [(2, 4), (4, 4), (5, 3), (6, 3), (7, 2)])
 def test_paper_order_agrees_with_enumeration(channels: int, most: int, squared: bool) -> None:

@@ -130,6 +130,8 @@ def search_ls_chain(
     max_scale: float,
     min_gap: float,
     min_present: int,
+    max_present: int,
+    rules: IndexArray,
     borrow_cost: float,
     offset_change_cost: float,
     offset_start_cost: float,

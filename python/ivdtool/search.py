@@ -9,6 +9,7 @@ the others in polynomial time.
 
 import cmath
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
@@ -25,6 +26,7 @@ __all__ = [
     "Alternative",
     "Assignment",
     "Mode",
+    "Rule",
     "SearchConfig",
     "Statistics",
     "TreeNode",
@@ -32,6 +34,9 @@ __all__ = [
 ]
 
 Mode = Literal["ls_chain", "first_last", "paper", "paper_order"]
+
+# What is known of a level beforehand; the same order as in csrc/search_ls_chain.hpp.
+Rule = Literal["free", "missing", "present", "own"]
 
 SHIFT_REACH_MM = 5.0  # a candidate this near supports a disc moved to its channel
 RATES = (0.02, 0.98)  # missing rates are taken to lie between these: no disc is certain
@@ -73,6 +78,7 @@ class SearchConfig:
         min_gap: least rows from a disc to the next, as a share of those in the skeleton; all modes
             but `paper`.
         min_present: a labelling with fewer discs is not one.
+        max_present: nor is one with more. None: any number.
         node_budget: search steps before the best labelling so far is returned unproved; the
             margins may take as many again.
         n_best: labellings returned, the best included; all modes.
@@ -101,6 +107,7 @@ class SearchConfig:
     max_scale: float = 1.35
     min_gap: float = 0.25
     min_present: int = 2
+    max_present: int | None = None
     node_budget: int = 5_000_000
     n_best: int = 5
     margins: bool = True
@@ -138,6 +145,11 @@ class SearchConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.max_present is not None and self.max_present < self.min_present:
+            raise ValueError(
+                f"max_present must be at least min_present, {self.min_present}, "
+                f"not {self.max_present}"
+            )
         if self.anchors is not None and len(set(self.anchors)) != 2:
             raise ValueError(f"anchors must be two different labels, not {self.anchors}")
 
@@ -201,19 +213,26 @@ class Assignment:
         skeleton: what they were compared with.
         config: the cost model.
         result: the compiled answer, the n best labellings.
-        shift_margin: cost of the best labelling that keeps the points but moves every label by
-            one level, up or down, minus `cost`. At least half of the points must keep a label;
-            the others count as missing. The score of a moved point is that of the nearest
-            candidate of its new channel within 5 mm, or 0. Infinite if there is no such
-            labelling; None in other modes than `ls_chain`, without a labelling, and if margins
-            are not wanted.
+        rules: what was known of levels beforehand, by label; the others are free.
+        shift_margins: cost of the best labelling that keeps the points but moves every label by
+            one level, up (to smaller labels) and down, minus `cost`. At least half of the points
+            must keep a label; the others count as missing. The score of a moved point is that of
+            the nearest candidate of its new channel within 5 mm, or 0. Infinite where there is no
+            such labelling; None in other modes than `ls_chain`, without a labelling, where rules
+            say that a disc is present, and if margins are not wanted.
     """
 
     candidates: Candidates
     skeleton: Skeleton
     config: SearchConfig
     result: _core.SearchResult
-    shift_margin: float | None
+    rules: Mapping[int, Rule]
+    shift_margins: tuple[float, float] | None
+
+    @property
+    def shift_margin(self) -> float | None:
+        """The smaller one of `shift_margins`."""
+        return None if self.shift_margins is None else min(self.shift_margins)
 
     @cached_property
     def choice(self) -> npt.NDArray[np.int64]:
@@ -358,6 +377,7 @@ def search_skeleton(
     skeleton: Skeleton,
     config: SearchConfig | None = None,
     *,
+    rules: Mapping[int, Rule] | None = None,
     tree_size: int = 0,
 ) -> Assignment:
     """Choose a candidate, or none, for every disc so that the cost is least.
@@ -393,24 +413,33 @@ def search_skeleton(
         candidates: to choose from.
         skeleton: the mean and its spread, of the same labels.
         config: the cost model.
+        rules: what is known of levels beforehand, by label: ``missing`` ones have no disc,
+            ``present`` ones have one, ``own`` ones have one at a candidate of their own channel;
+            `ls_chain` only.
         tree_size: how many nodes of the search tree to report; `ls_chain` only.
 
     Raises:
-        ValueError: labels of candidates and skeleton that differ, or anchors not among them.
+        ValueError: labels of candidates and skeleton that differ, or anchors or rules for others;
+            rules in another mode.
     """
-    config = config or SearchConfig()
+    config, rules = config or SearchConfig(), dict(rules or {})
     if candidates.labels != skeleton.labels:
         raise ValueError(
             f"candidates have labels {candidates.labels} but the skeleton {skeleton.labels}"
         )
+    if not set(rules) <= set(skeleton.labels):
+        raise ValueError(f"rules for {sorted(rules)} are not among the labels {skeleton.labels}")
     if config.mode != "ls_chain":
+        if rules:
+            raise ValueError(f"only ls_chain knows rules, not {config.mode}")
         result = SOLVERS[config.mode](candidates, skeleton, config)
-        return Assignment(candidates, skeleton, config, result, None)
-    result = _solve_ls_chain(candidates, skeleton, config, tree_size=tree_size)
-    shift_margin = None
-    if config.margins and len(result.costs) > 0:
-        shift_margin = _shift_margin(candidates, skeleton, config, result)
-    return Assignment(candidates, skeleton, config, result, shift_margin)
+        return Assignment(candidates, skeleton, config, result, rules, None)
+    result = _solve_ls_chain(candidates, skeleton, config, rules, tree_size=tree_size)
+    shift_margins = None
+    free = not {"present", "own"} & set(rules.values())
+    if config.margins and free and len(result.costs) > 0:
+        shift_margins = _shift_margins(candidates, skeleton, config, rules, result)
+    return Assignment(candidates, skeleton, config, result, rules, shift_margins)
 
 
 def _solve_paper(
@@ -466,13 +495,17 @@ def _solve_ls_chain(
     candidates: Candidates,
     skeleton: Skeleton,
     config: SearchConfig,
+    rules: Mapping[int, Rule],
     tree_size: int = 0,
     min_present: int | None = None,
     best_only: bool = False,
 ) -> _core.SearchResult:
+    count = len(skeleton.labels)
+    codes = [get_args(Rule).index(rules.get(label, "free")) for label in skeleton.labels]
+    present = min_present or config.min_present
     return _core.search_ls_chain(
         *_arrays(candidates, skeleton),
-        np.ones(len(skeleton.labels)) if config.weights == "uniform" else skeleton.disc_weights,
+        np.ones(count) if config.weights == "uniform" else skeleton.disc_weights,
         skeleton.pair_weights,
         _missing_costs(skeleton, config),
         config.score_weight_mm2,
@@ -481,7 +514,9 @@ def _solve_ls_chain(
         config.min_scale,
         config.max_scale,
         config.min_gap,
-        min_present or config.min_present,
+        present,
+        max(count, present) if config.max_present is None else config.max_present,
+        np.array(codes, dtype=np.int64),
         math.inf if config.borrow_mm2 is None else config.borrow_mm2,
         config.offset_change_mm2,
         config.offset_start_mm2,
@@ -544,19 +579,24 @@ def _cost_of_none(skeleton: Skeleton, config: SearchConfig) -> float:
     return math.sqrt(cost) if (config.mode, config.norm) == ("paper_order", "l2") else cost
 
 
-def _shift_margin(
-    candidates: Candidates, skeleton: Skeleton, config: SearchConfig, best: _core.SearchResult
-) -> float:
-    """See `Assignment.shift_margin`."""
+def _shift_margins(
+    candidates: Candidates,
+    skeleton: Skeleton,
+    config: SearchConfig,
+    rules: Mapping[int, Rule],
+    best: _core.SearchResult,
+) -> tuple[float, float]:
+    """See `Assignment.shift_margins`."""
     choice = best.choices[0]
     half = (int(np.count_nonzero(choice >= 0)) + 1) // 2
     config = replace(config, borrow_mm2=None)  # else the points would go back to their labels
-    bounds = []
-    for step in (-1, 1):
+
+    def margin(step: int) -> float:
         moved = _shifted(candidates, choice, step)
-        result = _solve_ls_chain(moved, skeleton, config, min_present=half, best_only=True)
-        bounds.append(result.lower_bound)
-    return max(0.0, min(bounds) - float(best.costs[0]))
+        result = _solve_ls_chain(moved, skeleton, config, rules, min_present=half, best_only=True)
+        return max(0.0, result.lower_bound - float(best.costs[0]))
+
+    return margin(-1), margin(1)
 
 
 def _shifted(candidates: Candidates, choice: npt.NDArray[np.int64], step: int) -> Candidates:
