@@ -35,10 +35,12 @@ ALLOWED = {
     "networks.template": "torch",
     "networks.__init__": "",
     "model": "networks torch",
-    "metadata": "candidates.CandidateConfig config discs errors preprocessing.PreprocessingConfig "
-    "search.SearchConfig skeleton.Skeleton",
+    "metadata": "candidates.CandidateConfig config discs errors levels.LevelCalibration "
+    "preprocessing.PreprocessingConfig search.SearchConfig skeleton.Skeleton",
     "inference": "errors files heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
     "preprocessing.Image torch",
+    "constraints": "candidates.Candidates discs errors preprocessing.Grid search skeleton.Skeleton",
+    "levels": "discs search.Assignment",
     "heatmaps": "_core",
     "candidates": "_core heatmaps.Heatmaps",
     "skeleton": "discs",
@@ -50,8 +52,8 @@ ALLOWED = {
     "overlay": "files",
     "phantom": "discs errors files labels writers",
     # the stages together
-    "pipeline": "candidates errors inference labels metadata.ModelInfo plane preprocessing search "
-    "volumes",
+    "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
+    "plane preprocessing search volumes",
     "bids": "errors files labels.find_label_file",
     "checks": "bids discs errors files labels skeleton.Skeleton volumes",
     "evaluation": "",
@@ -87,7 +89,7 @@ ALLOWED = {
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates config errors export "
-    "inference metadata.ModelInfo model.STRIDE preprocessing search "
+    "inference levels metadata.ModelInfo model.STRIDE preprocessing search "
     "skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
     "torch",
     "training.presets": "config errors training.loop",

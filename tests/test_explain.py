@@ -92,7 +92,8 @@ def test_account_of_a_spent_budget() -> None:
 
 
 def test_picture_of_the_tree(tmp_path: Path) -> None:
-    write_tree(tmp_path / "tree.png", CANDIDATES, SKELETON, SearchConfig(n_best=1))
+    answer = search_skeleton(CANDIDATES, SKELETON, SearchConfig(n_best=1))
+    write_tree(tmp_path / "tree.png", answer)
     picture = Image.open(tmp_path / "tree.png")
     assert picture.format == "PNG"
     colours = {colour for _, colour in picture.getcolors(1 << 16) or ()}
@@ -103,5 +104,6 @@ def test_picture_of_the_tree(tmp_path: Path) -> None:
 
 def test_only_a_tree_can_be_drawn(tmp_path: Path) -> None:
     config = SearchConfig(mode="first_last", max_scale=math.inf)
+    answer = search_skeleton(CANDIDATES, SKELETON, config)
     with pytest.raises(ValueError, match="first_last"):
-        write_tree(tmp_path / "tree.png", CANDIDATES, SKELETON, config)
+        write_tree(tmp_path / "tree.png", answer)

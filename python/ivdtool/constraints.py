@@ -1,6 +1,6 @@
 """What a user knows of an image beforehand: the first disc, their number, places of some of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -89,6 +89,19 @@ class Constraints:
         if self.n_discs is not None and self.n_discs < len(labels):
             raise ValueError(f"{self} contradict each other: there are more anchors than discs")
 
+    @classmethod
+    def parse(cls, anchors: Sequence[str], first_label: str | None, n_discs: int | None) -> Self:
+        """Read what a user wrote: anchors as ``T12/L1@x,y,z``, the first label by its name.
+
+        Raises:
+            UsageError: a text that is something else, or constraints that contradict each other.
+        """
+        try:
+            first = None if first_label is None else disc_label(first_label)
+            return cls(first, n_discs, tuple(Anchor.parse(text) for text in anchors))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
     def __bool__(self) -> bool:
         return self != Constraints()
 
@@ -166,7 +179,6 @@ def search_constrained(
     if not free.labels:
         return Constrained(free, 0, 0)
     count = constraints.n_discs
-    limits = {} if count is None else {"min_present": count, "max_present": count}
     own = {anchor.label: _anchored(anchor, free, grid) for anchor in constraints.anchors}
     if len(set(own.values())) < len(own):
         raise UsageError(f"{constraints} contradict each other: the same disc is nearest to two")
@@ -174,7 +186,9 @@ def search_constrained(
 
     def search(step: int, settings: SearchConfig) -> Assignment:
         moved = _moved(candidates, step, own)
-        return search_skeleton(moved, skeleton, replace(settings, **limits), rules=rules)
+        if count is not None:
+            settings = replace(settings, min_present=count, max_present=count)
+        return search_skeleton(moved, skeleton, settings, rules=rules)
 
     steps = sorted(_steps(free, own, constraints), key=lambda step: (abs(step), step))
     tried = {step: search(step, quick) for step in steps}

@@ -60,8 +60,9 @@ def _cost_lines(config: SearchConfig, assignment: Assignment) -> Iterator[str]:
     if unit == " mm2":
         degrees = math.degrees(assignment.rotation_rad)
         yield f"  the spine is scaled by {assignment.scale:.3f} and turned by {degrees:.1f} degrees"
-    if assignment.shift_margin is not None:
-        yield f"  one level up or down would cost {_number(assignment.shift_margin)} more"
+    if assignment.shift_margins is not None:
+        up, down = map(_number, assignment.shift_margins)
+        yield f"  all one level up would cost {up} more, one level down {down}"
 
 
 def _disc_lines(
@@ -166,19 +167,19 @@ COLOURS = {
 }
 
 
-def write_tree(
-    path: str | Path, candidates: Candidates, skeleton: Skeleton, config: SearchConfig
-) -> None:
+def write_tree(path: str | Path, answer: Assignment) -> None:
     """Search again and write a picture of the search tree, see `draw_tree`; PNG.
 
     Raises:
-        ValueError: a mode other than `ls_chain`, or labels that differ.
+        ValueError: the answer of a mode other than `ls_chain`.
     """
-    if config.mode != "ls_chain":
-        raise ValueError(f"only ls_chain searches a tree, not {config.mode}")
-    assignment = search_skeleton(candidates, skeleton, config, tree_size=20_000)
+    if answer.config.mode != "ls_chain":
+        raise ValueError(f"only ls_chain searches a tree, not {answer.config.mode}")
+    assignment = search_skeleton(
+        answer.candidates, answer.skeleton, answer.config, rules=answer.rules, tree_size=20_000
+    )
     with atomic_write(path) as temporary:
-        draw_tree(candidates, assignment).save(temporary, format="PNG")
+        draw_tree(answer.candidates, assignment).save(temporary, format="PNG")
 
 
 def draw_tree(candidates: Candidates, assignment: Assignment) -> Image.Image:

@@ -14,7 +14,7 @@ __all__ = [
     "LevelCalibration",
     "ShiftAlternative",
     "fit_level_calibration",
-    "level_warnings",
+    "level_warning",
     "shift_alternatives",
     "shift_evidence",
 ]
@@ -45,10 +45,10 @@ class LevelCalibration:
         ValueError: weights that are not finite, a threshold outside 0..1.
     """
 
-    intercept: float = 0.0
-    margin: float = 0.0
-    room: float = 0.0
-    sacrum: float = 0.0
+    intercept: float = -2.585
+    margin: float = -1.253
+    room: float = 2.021
+    sacrum: float = -2.919
     warn_above: float = 0.05
 
     def __post_init__(self) -> None:
@@ -123,25 +123,23 @@ def shift_alternatives(
     return tuple(sorted(alternatives, key=lambda own: -own.probability))
 
 
-def level_warnings(
+def level_warning(
     labels: Sequence[int],
     alternatives: Sequence[ShiftAlternative],
     calibration: LevelCalibration,
-) -> tuple[str, ...]:
-    """Return one line if a moved labelling is probable enough, nothing otherwise."""
+) -> str | None:
+    """Return one line if a moved labelling is probable enough."""
     plausible = [own for own in alternatives if own.probability >= calibration.warn_above]
     if not plausible:
-        return ()
+        return None
     moved = " or ".join(
         f"one level {'lower' if own.levels > 0 else 'higher'} "
         f"({disc_name(own.first)} to {disc_name(own.last)}, "
         f"probability {100 * own.probability:.0f} %)"
         for own in plausible
     )
-    return (
-        f"the column may be {moved} instead of {disc_name(labels[0])} to {disc_name(labels[-1])}; "
-        "fix it with --anchor",
-    )
+    said = f"{disc_name(labels[0])} to {disc_name(labels[-1])}"
+    return f"the column may be {moved} instead of {said}; fix it with --anchor"
 
 
 def fit_level_calibration(

@@ -10,6 +10,7 @@ from typing import Any
 from ivdtool.candidates import CandidateConfig
 from ivdtool.config import from_dict, to_dict
 from ivdtool.discs import ALL_LABELS
+from ivdtool.levels import LevelCalibration
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.search import SearchConfig
 from ivdtool.skeleton import Skeleton
@@ -64,6 +65,7 @@ class ModelInfo:
         candidates: thresholds of the candidates.
         search: weights of the skeleton search.
         calibration: from scores to confidence.
+        levels: from what the search knows to the probability of being a level off.
         network: name and arguments of the network.
         training: data hash, subjects, sources and licences, steps.
         accuracy: measured figures, per data set and split.
@@ -78,6 +80,7 @@ class ModelInfo:
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     calibration: Calibration = field(default_factory=Calibration)
+    levels: LevelCalibration = field(default_factory=LevelCalibration)
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +108,7 @@ class ModelInfo:
             "candidates": to_dict(self.candidates),
             "search": to_dict(self.search),
             "calibration": to_dict(self.calibration),
+            "levels": to_dict(self.levels),
             "network": dict(self.network),
             "training": dict(self.training),
             "accuracy": dict(self.accuracy),
@@ -132,6 +136,7 @@ class ModelInfo:
                 candidates=from_dict(CandidateConfig, _table(document, "candidates")),
                 search=from_dict(SearchConfig, _table(document, "search")),
                 calibration=from_dict(Calibration, _table(document, "calibration")),
+                levels=from_dict(LevelCalibration, _table({"levels": {}} | document, "levels")),
                 network=_table(document, "network"),
                 training=_table(document, "training"),
                 accuracy=_table(document, "accuracy"),

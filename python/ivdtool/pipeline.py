@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from ivdtool.candidates import Candidates, find_candidates
+from ivdtool.constraints import Constrained, Constraints, search_constrained
+from ivdtool.discs import disc_name
 from ivdtool.errors import NoDiscError, UsageError
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import Disc, DiscLabels
+from ivdtool.levels import level_warning, shift_alternatives
 from ivdtool.metadata import ModelInfo
 from ivdtool.plane import PlaneConfig, find_plane
 from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
@@ -20,6 +23,7 @@ from ivdtool.search import Assignment, search_skeleton
 from ivdtool.volumes import Volume, read_volume
 
 __all__ = [
+    "Constraints",
     "LabelConfig",
     "PlaneConfig",
     "Result",
@@ -36,12 +40,14 @@ class LabelConfig:
     Attributes:
         preprocessing: replaces the model's.
         plane: how the sagittal plane is looked for.
+        constraints: what is known of the discs beforehand.
         min_score: labels whose mean heatmap value is lower are refused. Noise gives at most 0.2,
             the faintest of the real val images 0.59.
     """
 
     preprocessing: PreprocessingConfig | None = None
     plane: PlaneConfig = field(default_factory=PlaneConfig)
+    constraints: Constraints = field(default_factory=Constraints)
     min_score: float = 0.3
 
 
@@ -82,7 +88,8 @@ def label(
     Raises:
         InputError: the image is unreadable or invalid.
         ModelError: the model file is missing, damaged or incompatible.
-        NoDiscError: no disc was found.
+        NoDiscError: no disc was found, or not as many as there are to find.
+        UsageError: the constraints agree with no labelling, or the model does not know them.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     return label_discs(read_volume(path, volume), loaded, config or LabelConfig()).labels
@@ -111,7 +118,8 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
 
     Raises:
         InputError: the volume has nothing to label in it.
-        NoDiscError: no disc was found.
+        NoDiscError: no disc was found, or not as many as there are to find.
+        UsageError: the constraints agree with no labelling, or the model does not know them.
     """
     info, seconds = model.info, dict[str, float]()
     preprocessing = config.preprocessing or info.preprocessing
@@ -126,16 +134,31 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
         # a peak at the border, refined, may come to lie outside
         candidates = candidates.only(image.grid.shows(candidates.positions))
     with _timed(seconds, "search"):
-        assignment = search_skeleton(candidates, info.skeleton, info.search)
+        found = _search(candidates, info, config.constraints, image, volume.path)
+    assignment = found.assignment
     if not assignment.labels or float(np.mean(assignment.scores)) < config.min_score:
         raise NoDiscError(
             f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
         )
-    labels = _make_labels(volume, image, assignment, model)
-    return Result(labels, image, candidates, assignment, seconds)
+    labels = _make_labels(volume, image, found, model, config.constraints)
+    return Result(labels, image, assignment.candidates, assignment, seconds)
 
 
-def _make_labels(volume: Volume, image: Image, assignment: Assignment, model: Model) -> DiscLabels:
+def _search(
+    candidates: Candidates, info: ModelInfo, constraints: Constraints, image: Image, path: Path
+) -> Constrained:
+    if not constraints:
+        return Constrained(search_skeleton(candidates, info.skeleton, info.search), 0, 0)
+    try:
+        return search_constrained(candidates, info.skeleton, info.search, image.grid, constraints)
+    except (NoDiscError, UsageError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _make_labels(
+    volume: Volume, image: Image, found: Constrained, model: Model, constraints: Constraints
+) -> DiscLabels:
+    assignment = found.assignment
     world = image.grid.pixel_to_world(assignment.positions)
     voxels = image.grid.pixel_to_voxel(assignment.positions)
     mean_score = float(np.mean(assignment.scores))
@@ -152,12 +175,32 @@ def _make_labels(volume: Volume, image: Image, assignment: Assignment, model: Mo
         )
         for index, label in enumerate(assignment.labels)
     )
+    moved = shift_alternatives(assignment, model.info.levels)
+    warnings = list(volume.warnings)
+    if doubt := level_warning(assignment.labels, moved, model.info.levels):
+        warnings.append(doubt)
+    if found.left_out:
+        warnings.append(
+            f"{found.left_out} of the discs found do not agree with {constraints}, and are left out"
+        )
+    search = _summary(assignment, model.info)
+    search["shift_alternatives"] = [
+        {
+            "levels": own.levels,
+            "first": disc_name(own.first),
+            "last": disc_name(own.last),
+            "probability": own.probability,
+        }
+        for own in moved
+    ]
+    if constraints:
+        search["constraints"] = {**constraints.to_dict(), "levels_moved": found.levels_moved}
     return DiscLabels(
         discs=discs,
         source=volume.path,
         header=volume.header,
-        search=_summary(assignment, model.info),
-        warnings=volume.warnings,
+        search=search,
+        warnings=tuple(warnings),
         model={"ModelName": model.info.name, "ModelSHA256": model.sha256},
     )
 
@@ -172,6 +215,7 @@ def _summary(assignment: Assignment, info: ModelInfo) -> dict[str, Any]:
         "lower_bound": assignment.lower_bound,
         "nodes": assignment.nodes,
         "shift_margin": assignment.shift_margin,
+        "shift_margins": assignment.shift_margins,
         "scale": assignment.scale,
         "rotation_rad": assignment.rotation_rad,
         "alternatives": [

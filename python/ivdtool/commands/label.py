@@ -42,6 +42,15 @@ __all__ = ["label"]
 @click.option("--slab-mm", type=click.FloatRange(0, min_open=True), help="Thickness to average.")
 @click.option("--normalisation", type=click.Choice(["percentile", "minmax"]))
 @click.option("--middle", is_flag=True, help="Take the middle slices; do not look for the spine.")
+@click.option(
+    "--anchor",
+    "anchors",
+    multiple=True,
+    metavar="NAME@X,Y,Z",
+    help="The disc at this place in world mm (RAS+) is NAME; the others follow. May repeat.",
+)
+@click.option("--first-label", metavar="NAME", help="The topmost disc is this one, e.g. C2/C3.")
+@click.option("--n-discs", type=int, help="So many discs are to be found.")
 @click.option("--explain", is_flag=True, help="Print what the skeleton search weighed and did.")
 @click.option(
     "--explain-tree", type=click.Path(path_type=Path), help="PNG of the search tree; one image."
@@ -63,6 +72,9 @@ def label(
     slab_mm: float | None,
     normalisation: str | None,
     middle: bool,
+    anchors: tuple[str, ...],
+    first_label: str | None,
+    n_discs: int | None,
     explain: bool,
     explain_tree: Path | None,
     reproducible: bool,
@@ -79,20 +91,29 @@ def label(
     paths = _find_images(images)
     if explain_tree is not None and len(paths) > 1:
         raise UsageError("--explain-tree draws the search of one image only")
+    if anchors and len(paths) > 1:
+        raise UsageError("--anchor names a place in one image; label the images one by one")
 
     started = time.perf_counter()
     from ivdtool.files import nifti_stem
     from ivdtool.inference import load_model
-    from ivdtool.pipeline import LabelConfig, PlaneConfig, adapt_preprocessing, label_discs
+    from ivdtool.pipeline import (
+        Constraints,
+        LabelConfig,
+        PlaneConfig,
+        adapt_preprocessing,
+        label_discs,
+    )
     from ivdtool.volumes import read_volume
     from ivdtool.writers import default_name
 
     outputs = _outputs(paths, images, output, default_name)
     pictures = _outputs(paths, images, qc, lambda path: f"{nifti_stem(path)}.png")
+    constraints = Constraints.parse(anchors, first_label, n_discs)
     loaded = load_model(model, device, threads)
     preprocessing = adapt_preprocessing(loaded.info.preprocessing, slices, slab_mm, normalisation)
     plane = PlaneConfig(reach_mm=0) if middle else PlaneConfig()
-    config = LabelConfig(preprocessing, plane)
+    config = LabelConfig(preprocessing, plane, constraints)
     start_up = time.perf_counter() - started
 
     documents: list[dict[str, Any]] = []
@@ -216,7 +237,7 @@ def _explain(result: "Result", info: "ModelInfo", to_terminal: bool, tree: Path 
     if to_terminal:
         click.echo(explain_search(result.candidates, info.skeleton, info.search, result.assignment))
     if tree is not None:
-        write_tree(tree, result.candidates, info.skeleton, info.search)
+        write_tree(tree, result.assignment)
 
 
 def _print_times(seconds: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 """From a checkpoint to the model file that users get: settings, calibration, figures."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ivdtool import __version__
@@ -18,6 +20,7 @@ from ivdtool.errors import InputError, ModelError
 from ivdtool.evaluation import TOLERANCE_MM
 from ivdtool.export import export_model
 from ivdtool.inference import Model, load_model
+from ivdtool.levels import fit_level_calibration, shift_evidence
 from ivdtool.metadata import ModelInfo
 from ivdtool.model import STRIDE
 from ivdtool.preprocessing import Grid, Image
@@ -112,24 +115,35 @@ def release_model(
         with TemporaryDirectory() as folder:
             draft = Path(folder) / "draft.pt"
             export_model(network, info, draft)
-            evidence, right = _collect_evidence(load_model(draft, "cpu"), calibrate)
+            seen = _collect_evidence(load_model(draft, "cpu"), calibrate)
         try:
-            info = replace(info, calibration=fit_calibration(evidence, right))
+            info = replace(
+                info,
+                calibration=fit_calibration(seen.discs, seen.right),
+                levels=fit_level_calibration(seen.images, seen.shifts),
+            )
         except ValueError as error:
             raise InputError(f"{calibrate[0]}: calibration: {error}") from error
     export_model(network, info, output)
 
 
-def _collect_evidence(
-    model: Model, datasets: Sequence[Path]
-) -> tuple[list[tuple[float, float, float]], list[bool]]:
-    """Per disc found in the val splits, what the confidence rests on and whether it was right.
+@dataclass
+class _Evidence:
+    """What confidences rest on, and what turned out; see `fit_calibration` and `levels`."""
+
+    discs: list[tuple[float, float, float]] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+    images: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    shifts: list[int] = field(default_factory=list)
+
+
+def _collect_evidence(model: Model, datasets: Sequence[Path]) -> _Evidence:
+    """Of the discs found in the val splits, and of the images.
 
     Every image as given, and windows of it as other scanners might have shown it: of a few good
     images alone one would learn that all discs are right.
     """
-    evidence: list[tuple[float, float, float]] = []
-    right: list[bool] = []
+    seen = _Evidence()
     sources = [source for folder in datasets for source in find_sources(folder, ["val"])]
     for number, source in enumerate(sources):
         unpadded = replace(model.info.preprocessing, size_multiple=1)
@@ -149,15 +163,31 @@ def _collect_evidence(
                 if not certain or abs(inside) <= UNSURE_MM
             }
             truth = dict(zip(case.labels, window.points, strict=True))
+            shift, evidence = _shift(found, truth), shift_evidence(found)
+            if shift in (-1, 0, 1) and evidence is not None:
+                seen.images.append(evidence)
+                seen.shifts.append(shift)
             mean_score = float(found.scores.mean())
             for label, position, score, margin in zip(
                 found.labels, found.positions, found.scores, found.margins, strict=True
             ):
                 if label not in doubtful:
                     offset = position - truth.get(label, np.full(2, np.inf))
-                    evidence.append((float(score), float(margin), mean_score))
-                    right.append(bool(np.hypot(*offset) <= TOLERANCE_MM))
-    return evidence, right
+                    seen.discs.append((float(score), float(margin), mean_score))
+                    seen.right.append(bool(np.hypot(*offset) <= TOLERANCE_MM))
+    return seen
+
+
+def _shift(found: Assignment, truth: Mapping[int, npt.NDArray[np.float64]]) -> int | None:
+    """What must be added to most labels of the points that are discs; None if to no majority."""
+    steps = Counter(
+        label - own
+        for own, position in zip(found.labels, found.positions, strict=True)
+        for label, point in truth.items()
+        if np.hypot(*(position - point)) <= TOLERANCE_MM
+    )
+    [(step, count)] = steps.most_common(1) or [(0, 0)]
+    return step if 2 * count > steps.total() else None
 
 
 def _window(
