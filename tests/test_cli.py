@@ -16,7 +16,8 @@ import pytest
 
 import ivdtool
 from ivdtool.cli import main
-from ivdtool.phantom import make_phantom, random_config, write_phantoms
+from ivdtool.discs import disc_name
+from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config, write_phantoms
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -115,6 +116,96 @@ def test_label_explains_its_search(run: Run, scan: Path, tmp_path: Path) -> None
     assert (tmp_path / "tree.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = run("label", scan, scan.parent, "--explain-tree", tmp_path / "t.png", scan)
     assert code == 0  # the same image thrice is one
+
+
+@pytest.fixture(scope="module")
+def middle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Phantom]:
+    """T8/T9 to T12/L1 only: neither end of the spine is in view."""
+    config = PhantomConfig(
+        seed=5, first_label=16, last_label=20, top_mm=14, bottom_mm=14, slices=3, spacing_mm=1.5
+    )
+    phantom = make_phantom(config)
+    path = tmp_path_factory.mktemp("middle") / "middle.nii.gz"
+    nib.save(phantom.image, path)
+    return path, phantom
+
+
+def test_an_ambiguous_level_is_told_and_anchored(
+    run: Run, middle: tuple[Path, Phantom], tmp_path: Path
+) -> None:
+    """Every disc gets its name by the place of any one, and no doubt of the level is left."""
+    path, phantom = middle
+    arguments = ("label", path, "--middle", "-q", "-o", tmp_path / "discs.nii.gz")
+    code, _, err = run(*arguments)
+    assert code == 0
+    sidecar = json.loads((tmp_path / "discs.json").read_text())
+    [line] = [line for line in sidecar["Warnings"] if "the column may be one level" in line]
+    assert err == f"Warning: {path}: {line}\n"
+    moved = sidecar["Search"]["shift_alternatives"]
+    assert {own["levels"] for own in moved} == {-1, 1}
+    assert all(0.05 < own["probability"] < 0.5 for own in moved)
+    assert f"{moved[0]['first']} to {moved[0]['last']}, probability" in line
+    for label in (16, 19):
+        x, y, z = phantom.discs[label] + (30, 4, -3)  # off to the side, and in the plane
+        code, _, err = run(*arguments, "--anchor", f"{disc_name(label)}@{x},{y},{z}")
+        assert (code, err) == (0, "")
+        anchored = json.loads((tmp_path / "discs.json").read_text())
+        found = {disc["label"]: disc["world_mm"] for disc in anchored["Discs"]}
+        assert sorted(found) == [16, 17, 18, 19, 20]
+        for own, place in found.items():
+            assert np.hypot(*(np.array(place) - phantom.discs[own])[1:]) < 5
+        assert anchored["Search"]["constraints"]["anchors"][0]["label"] == label
+        assert anchored["Search"]["shift_alternatives"] == []
+        assert anchored["Search"]["shift_margin"] is None
+    values = np.asarray(nib.nifti1.load(tmp_path / "discs.nii.gz").dataobj)
+    assert sorted(values[values > 0].tolist()) == [16, 17, 18, 19, 20]
+
+
+def test_first_label_and_number_of_discs(
+    run: Run, middle: tuple[Path, Phantom], tmp_path: Path
+) -> None:
+    path, _ = middle
+    arguments = ("label", path, "--middle", "--json", "--first-label", "T9/T10", "--n-discs", 4)
+    code, out, _ = run(*arguments, "--explain-tree", tmp_path / "tree.png")
+    assert code == 0
+    sidecar = json.loads(out)
+    assert [disc["label"] for disc in sidecar["Discs"]] == [17, 18, 19, 20]
+    known = sidecar["Search"]["constraints"]
+    assert (known["first_label"], known["n_discs"]) == (17, 4)
+    assert (tmp_path / "tree.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (["--anchor", "T12/L1"], 2, "write NAME@x,y,z"),
+        (["--anchor", "T13/L1@1,2,3"], 2, "no disc is called"),
+        (["--anchor", "T12/L1@900,900,900"], 2, "no disc within 12 mm of anchor T12/L1@900,"),
+        (["--first-label", "21"], 2, "no disc is called '21'; names run from C2/C3"),
+        (["--n-discs", "0"], 2, "must be positive"),
+        (["--n-discs", "many"], 2, "not a valid integer"),
+        (["--n-discs", "24"], 2, "this model knows C2/C3 to L5/S1"),
+        (["--n-discs", "20"], 1, "no labelling has 20 discs"),
+        (["--first-label", "L1/L2", "--anchor", "T12/L1@1,2,3"], 2, "contradict each other"),
+    ],
+)
+def test_constraints_that_cannot_be_kept(
+    options: list[str],
+    code: int,
+    reason: str,
+    run: Run,
+    middle: tuple[Path, Phantom],
+    tmp_path: Path,
+) -> None:
+    found, _, err = run("label", middle[0], "--middle", "-o", tmp_path / "a.nii.gz", *options)
+    assert found == code
+    assert reason in err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_anchor_is_for_one_image(run: Run, scan: Path, middle: tuple[Path, Phantom]) -> None:
+    code, _, err = run("label", scan, middle[0], "--anchor", "T12/L1@1,2,3")
+    assert (code, "one image" in err) == (2, True)
 
 
 def test_label_prints_the_sidecar_as_json(run: Run, scan: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ivdtool.candidates import CandidateConfig
+from ivdtool.levels import LevelCalibration
 from ivdtool.metadata import SCHEMA, Calibration, ModelInfo
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.search import SearchConfig
@@ -33,6 +34,7 @@ def make_info(**changes: Any) -> ModelInfo:
         "candidates": CandidateConfig(max_candidates=7),
         "search": SearchConfig(max_scale=math.inf, anchors=(3, 5)),
         "calibration": Calibration(-3.5, 5.25, 0.125, 1.0),
+        "levels": LevelCalibration(-2.5, -1.25, 2.0, -3.0, 0.1),
         "network": {"name": "hourglass", "arguments": {"stacks": 2}},
         "training": {"subjects": 41, "sources": ["a", "b"]},
         "accuracy": {"val": {"found_pct": 97.5}},
@@ -46,12 +48,18 @@ def test_round_trip(as_bytes: bool) -> None:
     info = make_info(name="Wirbelsäule")
     text = info.to_json()
     again = ModelInfo.from_json(text.encode() if as_bytes else text)
-    for name in ("preprocessing", "candidates", "search", "calibration"):
+    for name in ("preprocessing", "candidates", "search", "calibration", "levels"):
         assert getattr(again, name) == getattr(info, name)
     for name in ("name", "labels", "stride", "network", "training", "accuracy", "ivdtool"):
         assert getattr(again, name) == getattr(info, name)
     assert again.skeleton.to_dict() == SKELETON.to_dict()
     assert again.to_json() == text
+
+
+def test_files_from_before_levels_were_calibrated() -> None:
+    document = json.loads(make_info().to_json())
+    del document["levels"]
+    assert ModelInfo.from_json(json.dumps(document)).levels == LevelCalibration()
 
 
 def test_the_file_names_its_schema() -> None:

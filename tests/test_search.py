@@ -554,6 +554,7 @@ def test_shift_margin_falls_with_support_of_the_neighbours() -> None:
         channels[11 + i].append((30.0 * i + 3, 40.0, 0.9))  # 3 mm off: near enough
     assignment = search_skeleton(candidates_of(channels, LABELS), straight_skeleton(LABELS))
     assert assignment.labels == tuple(range(13, 19))
+    assert assignment.shift_margins == pytest.approx((6 * 50, 6 * 0.1 * 50))
     assert assignment.shift_margin == pytest.approx(6 * 0.1 * 50)
 
 
@@ -579,6 +580,99 @@ def test_shift_margin_at_the_end_of_the_spine() -> None:
     channels = [[(30.0 * i, 40.0, 1.0)] for i in range(23)]
     assignment = search_skeleton(candidates_of(channels, LABELS), straight_skeleton(LABELS))
     assert assignment.shift_margin == pytest.approx(300 + 22 * 50)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_shift_margins_agree_with_enumeration(seed: int) -> None:
+    """Every labelling of the chosen points, each with the nearest value of its new channel."""
+    rng = np.random.default_rng([seed, 11])
+    arguments = random_problem(rng, 5, 3)
+    labels = (3, 4, 5, 6, 7)
+    offsets = arguments["offsets"].tolist()
+    candidates = Candidates(
+        arguments["positions_mm"], arguments["scores"], arguments["offsets"], labels, (1.0, 1.0)
+    )
+    skeleton = replace(straight_skeleton(), mean_mm=arguments["template_mm"])
+    config = SearchConfig(borrow_mm2=[None, 10.0][seed % 2])
+    found = search_skeleton(candidates, skeleton, config)
+    if not found.labels:
+        return
+    assert found.shift_margins is not None
+    chosen = {i: int(row) for i, row in enumerate(found.choice) if row >= 0}
+    for step, margin in zip((-1, 1), found.shift_margins, strict=True):
+        points, scores = [], []
+        starts = [0]
+        for channel in range(5):
+            if (channel - step) in chosen:
+                point = candidates.positions[chosen[channel - step]]
+                near = [
+                    (math.dist(point, candidates.positions[row]), -row, candidates.scores[row])
+                    for row in range(offsets[channel], offsets[channel + 1])
+                ]
+                distance, _, score = min(near, key=lambda own: own[0], default=(math.inf, 0, 0))
+                points.append(point)
+                scores.append(score if distance <= 5 else 0.0)
+            starts.append(len(points))
+        moved = arguments | {
+            "positions_mm": np.array(points).reshape(-1, 2),
+            "scores": np.array(scores),
+            "offsets": np.array(starts),
+            "disc_weights": np.ones(5),
+            "pair_weights": skeleton.pair_weights,
+            "missing_costs": np.full(5, config.missing_penalty_mm2),
+            "score_weight": config.score_weight_mm2,
+            "chain_weight": config.chain_weight,
+            "max_rotation_rad": config.max_rotation_rad,
+            "min_scale": config.min_scale,
+            "max_scale": config.max_scale,
+            "min_gap": config.min_gap,
+            "min_present": (len(chosen) + 1) // 2,
+        }
+        least = oracles.enumerate_ls_chain(moved).costs.min()
+        assert margin == pytest.approx(max(0.0, least - found.cost), rel=1e-9, abs=1e-6)
+
+
+# What is known of levels beforehand.
+
+
+def test_rules_are_kept_by_all_labellings() -> None:
+    channels = straight_candidates()
+    channels[1].append((43.0, 50.0, 0.9))
+    candidates, skeleton = candidates_of(channels), straight_skeleton()
+    found = search_skeleton(candidates, skeleton, rules={3: "missing", 4: "own", 5: "free"})
+    assert found.labels == (4, 5, 6, 7)
+    assert found.shift_margins is None
+    assert all(other.choice[0] == -1 and other.choice[1] >= 0 for other in found.alternatives)
+    assert math.isinf(found.channel_margins[0])
+    apart = search_skeleton(candidates, skeleton, rules={3: "missing"})
+    assert apart.shift_margins is not None
+    with pytest.raises(ValueError, match="among the labels"):
+        search_skeleton(candidates, skeleton, rules={9: "own"})
+    with pytest.raises(ValueError, match="only ls_chain knows rules"):
+        search_skeleton(candidates, skeleton, SearchConfig(mode="first_last"), rules={3: "own"})
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_number_of_discs_is_limited(count: int) -> None:
+    candidates, skeleton = candidates_of(straight_candidates()), straight_skeleton()
+    most = search_skeleton(candidates, skeleton, SearchConfig(min_present=1, max_present=count))
+    assert len(most.labels) == count
+    assert most.cost == pytest.approx(300 * (5 - count))
+    assert all((other.choice >= 0).sum() <= count for other in most.alternatives)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_a_limit_does_not_make_the_search_long(seed: int) -> None:
+    """Its bounds know the number of discs; else all with a disc more would be looked into."""
+    arguments = random_problem(np.random.default_rng([seed, 79]), 23, 4)
+    arguments |= {"with_margins": False, "n_best": 1}
+    free = _core.search_ls_chain(**arguments)
+    present = int((free.choices[0] >= 0).sum())
+    for count in (present - 2, present - 1):
+        limited = _core.search_ls_chain(**arguments | {"min_present": count, "max_present": count})
+        assert limited.optimal
+        assert (limited.choices[0] >= 0).sum() == count
+        assert limited.nodes < 10 * free.nodes
 
 
 # The paper's mode.
@@ -928,6 +1022,7 @@ def test_accuracy_on_synthetic_stacks(
         ("min_scale", 2.0),
         ("max_scale", math.nan),
         ("min_present", 0),
+        ("max_present", 1),
         ("node_budget", 0),
         ("n_best", 0),
         ("anchors", (3, 3)),
