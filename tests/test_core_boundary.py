@@ -395,6 +395,8 @@ def long_ls_chain() -> Callable[[], Any]:
         "disc_weights": np.ones(23),
         "pair_weights": np.ones((23, 23)),
         "missing_costs": np.full(23, 300.0),
+        "max_present": 23,
+        "rules": np.zeros(23, dtype=np.int64),
         "borrow_cost": math.inf,
         "node_budget": 300_000,
     }

@@ -185,6 +185,7 @@ def test_a_channel_that_never_fires_and_may_be_missing_for_nothing(
         "template_mm": np.insert(problem["template_mm"], place, (17.0, 3.0), axis=0),
         "missing_costs": np.insert(problem["missing_costs"], place, 0.0),
         "disc_weights": np.insert(problem["disc_weights"], place, 2.0),
+        "rules": np.insert(problem["rules"], place, 0),
         "pair_weights": np.insert(
             np.insert(problem["pair_weights"], place, 9.0, axis=0), place, 9.0, axis=1
         ),
