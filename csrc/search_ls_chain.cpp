@@ -115,7 +115,7 @@ class LsChainSearch {
     for (std::size_t channel = 0; channel < lists.channels; ++channel) {
       const std::size_t first = choices_.size();
       for (const int offset : {0, -1, 1}) {
-        if (rule(channel) == Rule::kMissing) break;
+        if (rule(channel) == Rule::kAbsent) break;
         if (offset != 0 && (std::isinf(problem_.borrow_cost) || rule(channel) == Rule::kOwn)) break;
         if ((offset < 0 && channel == 0) || (offset > 0 && channel + 1 == lists.channels)) continue;
         const std::size_t source = offset < 0 ? channel - 1 : channel + (offset > 0 ? 1 : 0);

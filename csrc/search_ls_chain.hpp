@@ -11,7 +11,7 @@ namespace ivdtool {
 // What is known of a level beforehand.
 enum class Rule : std::uint8_t {
   kFree = 0,     // present or missing
-  kMissing = 1,  // no disc of this level is to be named
+  kAbsent = 1,   // no disc of this level is to be named
   kPresent = 2,  // its disc is there
   kOwn = 3,      // its disc is there, at a candidate of its own channel
 };

@@ -438,7 +438,7 @@ bool obeys(const Problem& problem, const Choice& choice) {
     const auto rule = static_cast<ivdtool::Rule>(problem.rules[i]);
     const bool present = choice[i] != kMissing;
     const bool own = present && problem.channel(static_cast<std::size_t>(choice[i])) == i;
-    if (rule == ivdtool::Rule::kMissing && present) return false;
+    if (rule == ivdtool::Rule::kAbsent && present) return false;
     if (rule == ivdtool::Rule::kPresent && !present) return false;
     if (rule == ivdtool::Rule::kOwn && !own) return false;
   }

@@ -185,7 +185,7 @@ def test_first_label_and_number_of_discs(
         (["--n-discs", "0"], 2, "must be positive"),
         (["--n-discs", "many"], 2, "not a valid integer"),
         (["--n-discs", "24"], 2, "this model knows C2/C3 to L5/S1"),
-        (["--n-discs", "20"], 1, "no labelling has 20 discs"),
+        (["--n-discs", "20"], 1, "no labelling agrees with 20 discs"),
         (["--first-label", "L1/L2", "--anchor", "T12/L1@1,2,3"], 2, "contradict each other"),
     ],
 )

@@ -231,7 +231,11 @@ def test_the_number_of_discs_gets_the_doubtful_ones_too() -> None:
             UsageError,
             "contradict each other or the discs found",
         ),
-        (Constraints(n_discs=9), NoDiscError, "no labelling has 9 discs; 7 are found"),
+        (
+            Constraints(n_discs=9),
+            NoDiscError,
+            "no labelling agrees with 9 discs; 7 discs are found without",
+        ),
         (Constraints(n_discs=24), UsageError, "this model knows C2/C3 to L5/S1; give fewer"),
         (Constraints(first_label=20, n_discs=7), UsageError, "give fewer"),
     ],

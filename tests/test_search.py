@@ -639,12 +639,12 @@ def test_rules_are_kept_by_all_labellings() -> None:
     channels = straight_candidates()
     channels[1].append((43.0, 50.0, 0.9))
     candidates, skeleton = candidates_of(channels), straight_skeleton()
-    found = search_skeleton(candidates, skeleton, rules={3: "missing", 4: "own", 5: "free"})
+    found = search_skeleton(candidates, skeleton, rules={3: "absent", 4: "own", 5: "free"})
     assert found.labels == (4, 5, 6, 7)
     assert found.shift_margins is None
     assert all(other.choice[0] == -1 and other.choice[1] >= 0 for other in found.alternatives)
     assert math.isinf(found.channel_margins[0])
-    apart = search_skeleton(candidates, skeleton, rules={3: "missing"})
+    apart = search_skeleton(candidates, skeleton, rules={3: "absent"})
     assert apart.shift_margins is not None
     with pytest.raises(ValueError, match="among the labels"):
         search_skeleton(candidates, skeleton, rules={9: "own"})

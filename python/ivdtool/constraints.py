@@ -169,9 +169,9 @@ def search_constrained(
         constraints: what the labelling must agree with.
 
     Raises:
-        UsageError: a level that the model does not know, an anchor without a disc near it,
-            constraints that contradict each other, or a model with another cost model.
-        NoDiscError: there are not as many discs to find.
+        UsageError: a level that the model does not know, an anchor without a disc near it, anchors
+            that contradict each other, or a model with another cost model.
+        NoDiscError: there are not as many discs to find, or none that may be the first.
     """
     _check_levels(skeleton, config, constraints)
     quick = replace(config, n_best=1, margins=False)
@@ -193,13 +193,13 @@ def search_constrained(
     steps = sorted(_steps(free, own, constraints), key=lambda step: (abs(step), step))
     tried = {step: search(step, quick) for step in steps}
     step = min(steps, key=lambda step: tried[step].cost if tried[step].labels else np.inf)
+    if not tried[step].labels and own:
+        raise UsageError(
+            f"{constraints}: contradict each other or the discs found; check names and places"
+        )
     if not tried[step].labels:
-        if own or constraints.first_label is not None:
-            raise UsageError(
-                f"{constraints}: contradict each other or the discs found; check names and places"
-            )
         raise NoDiscError(
-            f"no labelling has {count} discs; {len(free.labels)} are found without --n-discs"
+            f"no labelling agrees with {constraints}; {len(free.labels)} discs are found without"
         )
     assignment = search(step, config)
     lost = len(free.labels) - len(assignment.labels) if count is None else 0
@@ -240,7 +240,7 @@ def _anchored(anchor: Anchor, free: Assignment, grid: Grid) -> int:
 def _rules(skeleton: Skeleton, constraints: Constraints) -> dict[int, Rule]:
     rules: dict[int, Rule] = {}
     if constraints.first_label is not None:
-        rules = {label: "missing" for label in skeleton.labels if label < constraints.first_label}
+        rules = {label: "absent" for label in skeleton.labels if label < constraints.first_label}
         rules[constraints.first_label] = "present"
     return rules | {anchor.label: "own" for anchor in constraints.anchors}
 

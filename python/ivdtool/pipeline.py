@@ -1,7 +1,7 @@
 """The method: from a volume to disc labels, one line per stage."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from ivdtool.discs import disc_name
 from ivdtool.errors import NoDiscError, UsageError
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import Disc, DiscLabels
-from ivdtool.levels import level_warning, shift_alternatives
+from ivdtool.levels import ShiftAlternative, level_warning, shift_alternatives
 from ivdtool.metadata import ModelInfo
 from ivdtool.plane import PlaneConfig, find_plane
 from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
@@ -183,30 +183,25 @@ def _make_labels(
         warnings.append(
             f"{found.left_out} of the discs found do not agree with {constraints}, and are left out"
         )
-    search = _summary(assignment, model.info)
-    search["shift_alternatives"] = [
-        {
-            "levels": own.levels,
-            "first": disc_name(own.first),
-            "last": disc_name(own.last),
-            "probability": own.probability,
-        }
-        for own in moved
-    ]
-    if constraints:
-        search["constraints"] = {**constraints.to_dict(), "levels_moved": found.levels_moved}
     return DiscLabels(
         discs=discs,
         source=volume.path,
         header=volume.header,
-        search=search,
+        search=_summary(found, model.info, constraints, moved),
         warnings=tuple(warnings),
         model={"ModelName": model.info.name, "ModelSHA256": model.sha256},
     )
 
 
-def _summary(assignment: Assignment, info: ModelInfo) -> dict[str, Any]:
+def _summary(
+    found: Constrained,
+    info: ModelInfo,
+    constraints: Constraints,
+    moved: Sequence[ShiftAlternative],
+) -> dict[str, Any]:
     """The sidecar's account of the search: what it minimised, what it found, what came next."""
+    assignment = found.assignment
+    known = {**constraints.to_dict(), "levels_moved": found.levels_moved}
     return {
         "mode": info.search.mode,
         "cost": assignment.cost,
@@ -229,6 +224,16 @@ def _summary(assignment: Assignment, info: ModelInfo) -> dict[str, Any]:
             }
             for alternative in assignment.alternatives
         ],
+        "shift_alternatives": [
+            {
+                "levels": other.levels,
+                "first": disc_name(other.first),
+                "last": disc_name(other.last),
+                "probability": other.probability,
+            }
+            for other in moved
+        ],
+        **({"constraints": known} if constraints else {}),
     }
 
 

@@ -36,7 +36,7 @@ __all__ = [
 Mode = Literal["ls_chain", "first_last", "paper", "paper_order"]
 
 # What is known of a level beforehand; the same order as in csrc/search_ls_chain.hpp.
-Rule = Literal["free", "missing", "present", "own"]
+Rule = Literal["free", "absent", "present", "own"]
 
 SHIFT_REACH_MM = 5.0  # a candidate this near supports a disc moved to its channel
 RATES = (0.02, 0.98)  # missing rates are taken to lie between these: no disc is certain
@@ -413,7 +413,7 @@ def search_skeleton(
         candidates: to choose from.
         skeleton: the mean and its spread, of the same labels.
         config: the cost model.
-        rules: what is known of levels beforehand, by label: ``missing`` ones have no disc,
+        rules: what is known of levels beforehand, by label: ``absent`` ones have no disc,
             ``present`` ones have one, ``own`` ones have one at a candidate of their own channel;
             `ls_chain` only.
         tree_size: how many nodes of the search tree to report; `ls_chain` only.
