@@ -36,13 +36,14 @@ ALLOWED = {
     "networks.__init__": "",
     "model": "networks torch",
     "metadata": "candidates.CandidateConfig config discs errors preprocessing.PreprocessingConfig "
-    "search.SearchConfig skeleton.Skeleton",
+    "search.SearchConfig skeleton.Skeleton verdict.Judge",
     "inference": "errors files heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
     "preprocessing.Image torch",
     "heatmaps": "_core",
     "candidates": "_core heatmaps.Heatmaps",
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
+    "verdict": "heatmaps labels.Verdict search.Assignment",
     "explain": "candidates.Candidates discs files search skeleton.Skeleton",
     "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",
@@ -50,13 +51,13 @@ ALLOWED = {
     "overlay": "files",
     "phantom": "discs errors files labels writers",
     # the stages together
-    "pipeline": "candidates errors inference labels metadata.ModelInfo plane preprocessing search "
-    "volumes",
+    "pipeline": "candidates errors heatmaps.Heatmaps inference labels metadata.ModelInfo plane "
+    "preprocessing search verdict volumes",
     "bids": "errors files labels.find_label_file",
     "checks": "bids discs errors files labels skeleton.Skeleton volumes",
     "evaluation": "",
     "reliability": "",
-    "calibration": "metadata.Calibration",
+    "calibration": "metadata.Calibration verdict.Evidence verdict.Judge",
     "scoring": "bids discs errors evaluation files labels reliability volumes",
     "diagrams": "errors files",
     "reports": "__version__ discs evaluation files metadata.ModelInfo scoring.Evaluation",
@@ -87,9 +88,9 @@ ALLOWED = {
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates config errors export "
-    "inference metadata.ModelInfo model.STRIDE preprocessing search "
-    "skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
-    "torch",
+    "heatmaps.Heatmaps inference metadata.ModelInfo model.STRIDE pipeline.BORDER_MM preprocessing "
+    "search skeleton.Skeleton training.augmentation training.checkpoint training.dataset "
+    "training.loop verdict torch",
     "training.presets": "config errors training.loop",
     "training.__init__": "",
     "methods.method": "skeleton.Skeleton training.dataset training.loop torch",

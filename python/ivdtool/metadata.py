@@ -13,6 +13,7 @@ from ivdtool.discs import ALL_LABELS
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.search import SearchConfig
 from ivdtool.skeleton import Skeleton
+from ivdtool.verdict import Judge
 
 __all__ = ["SCHEMA", "Calibration", "ModelInfo"]
 
@@ -64,6 +65,7 @@ class ModelInfo:
         candidates: thresholds of the candidates.
         search: weights of the skeleton search.
         calibration: from scores to confidence.
+        judge: from evidence to the verdict on an image; None gives none.
         network: name and arguments of the network.
         training: data hash, subjects, sources and licences, steps.
         accuracy: measured figures, per data set and split.
@@ -78,6 +80,7 @@ class ModelInfo:
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     calibration: Calibration = field(default_factory=Calibration)
+    judge: Judge | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +108,7 @@ class ModelInfo:
             "candidates": to_dict(self.candidates),
             "search": to_dict(self.search),
             "calibration": to_dict(self.calibration),
+            "judge": None if self.judge is None else to_dict(self.judge),
             "network": dict(self.network),
             "training": dict(self.training),
             "accuracy": dict(self.accuracy),
@@ -132,6 +136,7 @@ class ModelInfo:
                 candidates=from_dict(CandidateConfig, _table(document, "candidates")),
                 search=from_dict(SearchConfig, _table(document, "search")),
                 calibration=from_dict(Calibration, _table(document, "calibration")),
+                judge=_judge(document),
                 network=_table(document, "network"),
                 training=_table(document, "training"),
                 accuracy=_table(document, "accuracy"),
@@ -139,6 +144,11 @@ class ModelInfo:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"damaged model description: {error}") from error
+
+
+def _judge(document: Mapping[str, Any]) -> Judge | None:
+    # a file written before there were verdicts has none
+    return None if document.get("judge") is None else from_dict(Judge, _table(document, "judge"))
 
 
 def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from ivdtool.candidates import Candidates, find_candidates
-from ivdtool.errors import NoDiscError, UsageError
+from ivdtool.errors import NoDiscError, RefusedError, UsageError
+from ivdtool.heatmaps import Heatmaps
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import Disc, DiscLabels
 from ivdtool.metadata import ModelInfo
 from ivdtool.plane import PlaneConfig, find_plane
 from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
 from ivdtool.search import Assignment, search_skeleton
+from ivdtool.verdict import gather_evidence
 from ivdtool.volumes import Volume, read_volume
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "label_discs",
 ]
 
+BORDER_MM = 3.0  # about half the height of a disc
+
 
 @dataclass(frozen=True)
 class LabelConfig:
@@ -38,11 +42,13 @@ class LabelConfig:
         plane: how the sagittal plane is looked for.
         min_score: labels whose mean heatmap value is lower are refused. Noise gives at most 0.2,
             the faintest of the real val images 0.59.
+        keep_refused: return labels that the verdict refuses, instead of an error.
     """
 
     preprocessing: PreprocessingConfig | None = None
     plane: PlaneConfig = field(default_factory=PlaneConfig)
     min_score: float = 0.3
+    keep_refused: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +89,7 @@ def label(
         InputError: the image is unreadable or invalid.
         ModelError: the model file is missing, damaged or incompatible.
         NoDiscError: no disc was found.
+        RefusedError: the labels are most likely wrong.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     return label_discs(read_volume(path, volume), loaded, config or LabelConfig()).labels
@@ -112,6 +119,7 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
     Raises:
         InputError: the volume has nothing to label in it.
         NoDiscError: no disc was found.
+        RefusedError: the labels are most likely wrong.
     """
     info, seconds = model.info, dict[str, float]()
     preprocessing = config.preprocessing or info.preprocessing
@@ -123,15 +131,20 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
         heatmaps = model.predict([image])[0]
     with _timed(seconds, "candidates"):
         candidates = find_candidates(heatmaps, info.candidates)
-        # a peak at the border, refined, may come to lie outside
-        candidates = candidates.only(image.grid.shows(candidates.positions))
+        # of a disc that the border cuts, nobody can tell where its tip is, or whether it is in view
+        candidates = candidates.only(image.grid.shows(candidates.positions, BORDER_MM))
     with _timed(seconds, "search"):
         assignment = search_skeleton(candidates, info.skeleton, info.search)
     if not assignment.labels or float(np.mean(assignment.scores)) < config.min_score:
         raise NoDiscError(
             f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
         )
-    labels = _make_labels(volume, image, assignment, model)
+    labels = _judge(_make_labels(volume, image, assignment, model), heatmaps, assignment, info)
+    if labels.verdict == "refused" and not config.keep_refused:
+        raise RefusedError(
+            f"{volume.path}: refused: {labels.doubt}; label it by hand, or look at what was found "
+            "with --keep-refused"
+        )
     return Result(labels, image, candidates, assignment, seconds)
 
 
@@ -160,6 +173,19 @@ def _make_labels(volume: Volume, image: Image, assignment: Assignment, model: Mo
         warnings=volume.warnings,
         model={"ModelName": model.info.name, "ModelSHA256": model.sha256},
     )
+
+
+def _judge(
+    labels: DiscLabels, heatmaps: Heatmaps, assignment: Assignment, info: ModelInfo
+) -> DiscLabels:
+    """The labels with their verdict, and what is doubtful about them as a warning."""
+    if info.judge is None:
+        return labels
+    probability = info.judge.probability(gather_evidence(heatmaps, assignment))
+    judged = replace(labels, verdict=info.judge.verdict(probability), probability=probability)
+    if judged.verdict == "certain":
+        return judged
+    return replace(judged, warnings=(*labels.warnings, f"{judged.verdict}: {judged.doubt}"))
 
 
 def _summary(assignment: Assignment, info: ModelInfo) -> dict[str, Any]:

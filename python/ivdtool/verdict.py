@@ -1,0 +1,131 @@
+"""One verdict per image: whether all its labels are to be trusted, looked at, or not written.
+
+Three observations tell right images from wrong ones; none of them needs another look at the image.
+The discs between the ends are bright in their heatmaps; no neighbouring disc's heatmap claims them;
+and the steps from disc to disc are in proportion to the skeleton's, whatever the spine's size and
+bend. A network that skips a disc, names two levels of one column differently, or takes something
+else for a disc fails one of these.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ivdtool.heatmaps import Heatmaps, pixels_to_cells
+from ivdtool.labels import Verdict
+from ivdtool.search import Assignment
+
+__all__ = ["Evidence", "Judge", "gather_evidence"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is observed of the labels of one image.
+
+    Attributes:
+        weakest: least heatmap value of a disc; the first and the last, which the border may cut,
+            count where there are no others.
+        rival: largest value, 0..1, of a neighbouring disc's heatmap at a disc.
+        irregularity: largest deviation of a step's length, 0..1: |log| of its ratio to the
+            skeleton's step, the median ratio being 1. 0 where there are less than two steps.
+    """
+
+    weakest: float
+    rival: float
+    irregularity: float
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Probability that all labels of an image are right, a logistic function of the evidence.
+
+    Attributes:
+        intercept: log-odds at zero.
+        weakest: weight of that evidence, likewise the next two.
+        rival: see `weakest`.
+        irregularity: see `weakest`.
+        certain: least probability of a verdict `certain`.
+        check: least probability of a verdict `check`; labels below it are refused.
+
+    Raises:
+        ValueError: a weight that is not finite, or not 0 <= check <= certain <= 1.
+    """
+
+    intercept: float
+    weakest: float
+    rival: float
+    irregularity: float
+    certain: float
+    check: float
+
+    def __post_init__(self) -> None:
+        weights = (self.intercept, self.weakest, self.rival, self.irregularity)
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"weights of the verdict must be finite, not {weights}")
+        if not 0 <= self.check <= self.certain <= 1:
+            raise ValueError(
+                f"0 <= check <= certain <= 1 must hold, not check {self.check}, "
+                f"certain {self.certain}"
+            )
+
+    def probability(self, evidence: Evidence) -> float:
+        """Return the probability that every label is within 5 mm of its disc and none is missing."""
+        odds = (
+            self.intercept
+            + self.weakest * evidence.weakest
+            + self.rival * evidence.rival
+            + self.irregularity * evidence.irregularity
+        )
+        return 1 / (1 + math.exp(-min(max(odds, -30.0), 30.0)))
+
+    def verdict(self, probability: float) -> Verdict:
+        """Return what such a probability means."""
+        if probability >= self.certain:
+            return "certain"
+        return "check" if probability >= self.check else "refused"
+
+
+def gather_evidence(heatmaps: Heatmaps, assignment: Assignment) -> Evidence:
+    """Return what speaks for and against the labels that the search chose.
+
+    Raises:
+        ValueError: no disc was found.
+    """
+    if not assignment.labels:
+        raise ValueError("no disc was found: there is nothing to judge")
+    scores = assignment.scores
+    inner = scores[1:-1] if len(scores) > 2 else scores
+    return Evidence(
+        weakest=float(inner.min()),
+        rival=_rival(heatmaps, assignment),
+        irregularity=_irregularity(assignment),
+    )
+
+
+def _rival(heatmaps: Heatmaps, assignment: Assignment) -> float:
+    """The largest value in the cell of a disc and the eight around it, in its neighbours' maps."""
+    channels = np.searchsorted(heatmaps.labels, assignment.labels)
+    cells = np.rint(pixels_to_cells(assignment.positions, heatmaps.stride)).astype(int)
+    rows, cols = heatmaps.values.shape[1:]
+    largest = 0.0
+    for channel, (row, col) in zip(channels, cells, strict=True):
+        window = heatmaps.values[
+            :, max(row - 1, 0) : min(row + 2, rows), max(col - 1, 0) : min(col + 2, cols)
+        ]
+        for neighbour in (channel - 1, channel + 1):
+            if 0 <= neighbour < len(window):
+                largest = max(largest, float(window[neighbour].max(initial=0)))
+    return min(largest, 1.0)
+
+
+def _irregularity(assignment: Assignment) -> float:
+    """How far the most unusual step is from the median one, in units of the skeleton's steps."""
+    skeleton = assignment.skeleton
+    channels = np.searchsorted(skeleton.labels, assignment.labels)
+    steps = np.diff(assignment.positions * assignment.candidates.spacing_mm, axis=0)
+    expected = np.diff(skeleton.mean_mm[channels], axis=0)
+    if len(steps) < 2:
+        return 0.0
+    ratios = np.log(np.maximum(np.hypot(*steps.T), 1e-3) / np.maximum(np.hypot(*expected.T), 1e-3))
+    return float(min(np.abs(ratios - np.median(ratios)).max(), 1.0))
