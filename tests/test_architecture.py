@@ -43,7 +43,7 @@ ALLOWED = {
     "candidates": "_core heatmaps.Heatmaps",
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
-    "verdict": "heatmaps labels.Verdict search.Assignment",
+    "verdict": "labels.Verdict search.Assignment",
     "explain": "candidates.Candidates discs files search skeleton.Skeleton",
     "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",
@@ -51,7 +51,7 @@ ALLOWED = {
     "overlay": "files",
     "phantom": "discs errors files labels writers",
     # the stages together
-    "pipeline": "candidates errors heatmaps.Heatmaps inference labels metadata.ModelInfo plane "
+    "pipeline": "candidates errors inference labels metadata.ModelInfo plane "
     "preprocessing search verdict volumes",
     "bids": "errors files labels.find_label_file",
     "checks": "bids discs errors files labels skeleton.Skeleton volumes",
@@ -88,7 +88,7 @@ ALLOWED = {
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates config errors export "
-    "heatmaps.Heatmaps inference metadata.ModelInfo model.STRIDE pipeline.BORDER_MM preprocessing "
+    "inference metadata.ModelInfo model.STRIDE pipeline.BORDER_MM preprocessing "
     "search skeleton.Skeleton training.augmentation training.checkpoint training.dataset "
     "training.loop verdict torch",
     "training.presets": "config errors training.loop",

@@ -141,7 +141,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
                 if entry.filename.endswith(INFO_FILE):
                     info = json.loads(content)
                     info["judge"] = certain if certain is None else {
-                        "intercept": 0.0, "weakest": 0.0, "rival": 0.0, "irregularity": 0.0,
+                        "intercept": 0.0, "weakest": 0.0, "mean": 0.0, "irregularity": 0.0,
                         "certain": certain, "check": check,
                     }  # fmt: skip
                     content = json.dumps(info).encode()

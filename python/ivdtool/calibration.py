@@ -59,7 +59,7 @@ def fit_judge(
         raise ValueError(
             f"{len(right)} images of {len(set(subjects))} subjects are too few to fit verdicts on"
         )
-    design = np.array([(e.weakest, e.rival, e.irregularity) for e in evidence])
+    design = np.array([(e.weakest, e.mean, e.irregularity) for e in evidence])
     scale = np.maximum(design.std(axis=0), 1e-6)  # so that the ridge treats all alike
     design /= scale
     target = np.array(right, dtype=np.float64)
@@ -68,13 +68,13 @@ def fit_judge(
         own = names == name
         unseen[own] = _logistic(design[own], _fit_logistic(design[~own], target[~own]))
     intercept, *scaled = _fit_logistic(design, target)
-    weakest, rival, irregularity = map(float, np.array(scaled) / scale)
+    weakest, mean, irregularity = map(float, np.array(scaled) / scale)
     wrong, good = np.sort(unseen[target == 0]), np.sort(unseen[target == 1])
     check = float(good[int(REFUSED_RIGHT * len(good))]) if len(good) > 0 else 1.0
     certain = 0.0
     if len(wrong) > 0:  # just above the last of those that are to be flagged
         certain = float(np.nextafter(wrong[int(np.ceil(FLAGGED_WRONG * len(wrong))) - 1], 1))
-    return Judge(float(intercept), weakest, rival, irregularity, max(certain, check), check)
+    return Judge(float(intercept), weakest, mean, irregularity, max(certain, check), check)
 
 
 def _fit_logistic(features: Floats, target: Floats) -> Floats:

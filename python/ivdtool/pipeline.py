@@ -11,7 +11,6 @@ import numpy as np
 
 from ivdtool.candidates import Candidates, find_candidates
 from ivdtool.errors import NoDiscError, RefusedError, UsageError
-from ivdtool.heatmaps import Heatmaps
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import Disc, DiscLabels
 from ivdtool.metadata import ModelInfo
@@ -139,7 +138,7 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
         raise NoDiscError(
             f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
         )
-    labels = _judge(_make_labels(volume, image, assignment, model), heatmaps, assignment, info)
+    labels = _judge(_make_labels(volume, image, assignment, model), assignment, info)
     if labels.verdict == "refused" and not config.keep_refused:
         raise RefusedError(
             f"{volume.path}: refused: {labels.doubt}; label it by hand, or look at what was found "
@@ -175,13 +174,11 @@ def _make_labels(volume: Volume, image: Image, assignment: Assignment, model: Mo
     )
 
 
-def _judge(
-    labels: DiscLabels, heatmaps: Heatmaps, assignment: Assignment, info: ModelInfo
-) -> DiscLabels:
+def _judge(labels: DiscLabels, assignment: Assignment, info: ModelInfo) -> DiscLabels:
     """The labels with their verdict, and what is doubtful about them as a warning."""
     if info.judge is None:
         return labels
-    probability = info.judge.probability(gather_evidence(heatmaps, assignment))
+    probability = info.judge.probability(gather_evidence(assignment))
     judged = replace(labels, verdict=info.judge.verdict(probability), probability=probability)
     if judged.verdict == "certain":
         return judged

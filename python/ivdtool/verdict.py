@@ -1,10 +1,10 @@
 """One verdict per image: whether all its labels are to be trusted, looked at, or not written.
 
 Three observations tell right images from wrong ones; none of them needs another look at the image.
-The discs between the ends are bright in their heatmaps; no neighbouring disc's heatmap claims them;
+The discs are bright in their heatmaps, on the whole; the faintest of those between the ends is, too;
 and the steps from disc to disc are in proportion to the skeleton's, whatever the spine's size and
-bend. A network that skips a disc, names two levels of one column differently, or takes something
-else for a disc fails one of these.
+bend. A network that skips a disc, changes level halfway down, or takes something else for a disc
+fails one of these; one that is a level off throughout, and sure of it, fails none.
 """
 
 import math
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivdtool.heatmaps import Heatmaps, pixels_to_cells
 from ivdtool.labels import Verdict
 from ivdtool.search import Assignment
 
@@ -26,13 +25,13 @@ class Evidence:
     Attributes:
         weakest: least heatmap value of a disc; the first and the last, which the border may cut,
             count where there are no others.
-        rival: largest value, 0..1, of a neighbouring disc's heatmap at a disc.
+        mean: heatmap value of the discs, mean over all.
         irregularity: largest deviation of a step's length, 0..1: |log| of its ratio to the
             skeleton's step, the median ratio being 1. 0 where there are less than two steps.
     """
 
     weakest: float
-    rival: float
+    mean: float
     irregularity: float
 
 
@@ -43,7 +42,7 @@ class Judge:
     Attributes:
         intercept: log-odds at zero.
         weakest: weight of that evidence, likewise the next two.
-        rival: see `weakest`.
+        mean: see `weakest`.
         irregularity: see `weakest`.
         certain: least probability of a verdict `certain`.
         check: least probability of a verdict `check`; labels below it are refused.
@@ -54,13 +53,13 @@ class Judge:
 
     intercept: float
     weakest: float
-    rival: float
+    mean: float
     irregularity: float
     certain: float
     check: float
 
     def __post_init__(self) -> None:
-        weights = (self.intercept, self.weakest, self.rival, self.irregularity)
+        weights = (self.intercept, self.weakest, self.mean, self.irregularity)
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"weights of the verdict must be finite, not {weights}")
         if not 0 <= self.check <= self.certain <= 1:
@@ -74,7 +73,7 @@ class Judge:
         odds = (
             self.intercept
             + self.weakest * evidence.weakest
-            + self.rival * evidence.rival
+            + self.mean * evidence.mean
             + self.irregularity * evidence.irregularity
         )
         return 1 / (1 + math.exp(-min(max(odds, -30.0), 30.0)))
@@ -86,7 +85,7 @@ class Judge:
         return "check" if probability >= self.check else "refused"
 
 
-def gather_evidence(heatmaps: Heatmaps, assignment: Assignment) -> Evidence:
+def gather_evidence(assignment: Assignment) -> Evidence:
     """Return what speaks for and against the labels that the search chose.
 
     Raises:
@@ -98,25 +97,9 @@ def gather_evidence(heatmaps: Heatmaps, assignment: Assignment) -> Evidence:
     inner = scores[1:-1] if len(scores) > 2 else scores
     return Evidence(
         weakest=float(inner.min()),
-        rival=_rival(heatmaps, assignment),
+        mean=float(scores.mean()),
         irregularity=_irregularity(assignment),
     )
-
-
-def _rival(heatmaps: Heatmaps, assignment: Assignment) -> float:
-    """The largest value in the cell of a disc and the eight around it, in its neighbours' maps."""
-    channels = np.searchsorted(heatmaps.labels, assignment.labels)
-    cells = np.rint(pixels_to_cells(assignment.positions, heatmaps.stride)).astype(int)
-    rows, cols = heatmaps.values.shape[1:]
-    largest = 0.0
-    for channel, (row, col) in zip(channels, cells, strict=True):
-        window = heatmaps.values[
-            :, max(row - 1, 0) : min(row + 2, rows), max(col - 1, 0) : min(col + 2, cols)
-        ]
-        for neighbour in (channel - 1, channel + 1):
-            if 0 <= neighbour < len(window):
-                largest = max(largest, float(window[neighbour].max(initial=0)))
-    return min(largest, 1.0)
 
 
 def _irregularity(assignment: Assignment) -> float:

@@ -17,7 +17,6 @@ from ivdtool.config import from_dict
 from ivdtool.errors import InputError, ModelError
 from ivdtool.evaluation import TOLERANCE_MM
 from ivdtool.export import export_model
-from ivdtool.heatmaps import Heatmaps
 from ivdtool.inference import Model, load_model
 from ivdtool.metadata import ModelInfo
 from ivdtool.model import STRIDE
@@ -153,15 +152,13 @@ def _observe(model: Model, datasets: Sequence[Path]) -> _Observed:
             rng = np.random.default_rng([number, index])
             changes = WINDOW_CHANGES if index else AS_GIVEN
             window = _window(case, changes, model.info.preprocessing.size_multiple, rng)
-            heatmaps, found = _search(model, window)
+            found = _search(model, window)
             if found.labels:
-                _compare(observed, case, window, heatmaps, found)
+                _compare(observed, case, window, found)
     return observed
 
 
-def _compare(
-    observed: _Observed, case: Case, window: Crop, heatmaps: Heatmaps, found: Assignment
-) -> None:
+def _compare(observed: _Observed, case: Case, window: Crop, found: Assignment) -> None:
     """Add one image to what was observed."""
     doubtful = case.unknown | {
         label
@@ -183,7 +180,7 @@ def _compare(
             right[label] = bool(np.hypot(*offset) <= TOLERANCE_MM)
             observed.discs.append((float(score), float(margin), mean_score))
             observed.disc_right.append(right[label])
-    observed.images.append(gather_evidence(heatmaps, found))
+    observed.images.append(gather_evidence(found))
     observed.image_right.append(all(right.values()) and truth.keys() <= right.keys())
     observed.subjects.append(case.source.subject)
 
@@ -196,7 +193,7 @@ def _window(
     return augment(pixels, case.points, case.spine_col, (rows, cols), changes, rng)
 
 
-def _search(model: Model, window: Crop) -> tuple[Heatmaps, Assignment]:
+def _search(model: Model, window: Crop) -> Assignment:
     """The stages after preprocessing, on 1 mm pixels."""
     rows, cols = window.pixels.shape
     grid = Grid((rows, cols), (1.0, 1.0), np.eye(4), np.eye(4), window.field)
@@ -204,4 +201,4 @@ def _search(model: Model, window: Crop) -> tuple[Heatmaps, Assignment]:
     info = model.info
     candidates = find_candidates(heatmaps, info.candidates)
     candidates = candidates.only(grid.shows(candidates.positions, BORDER_MM))
-    return heatmaps, search_skeleton(candidates, info.skeleton, info.search)
+    return search_skeleton(candidates, info.skeleton, info.search)
