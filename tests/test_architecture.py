@@ -43,7 +43,7 @@ ALLOWED = {
     "candidates": "_core heatmaps.Heatmaps",
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
-    "verdict": "labels.Verdict search.Assignment",
+    "verdict": "discs labels.Verdict search.Assignment",
     "explain": "candidates.Candidates discs files search skeleton.Skeleton",
     "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",

@@ -152,10 +152,13 @@ class DiscLabels:
         if self.probability is None or not self.discs:
             return ""
         weakest = min(self.discs, key=lambda disc: disc.confidence)
-        return (
-            f"all labels are right with a probability of {self.probability:.2f} only, "
+        doubt = (
+            f"all labels are right with a probability of {self.probability:.2f}, "
             f"the least sure is {weakest.name}"
         )
+        if not {ALL_LABELS[0], ALL_LABELS[-1]}.isdisjoint(disc.label for disc in self.discs):
+            return doubt
+        return f"{doubt}; neither C2/C3 nor L5/S1 is in view to tell the level by"
 
     def to_nifti(self) -> nib.Nifti1Image:
         """Return the label image: uint8, one voxel per disc, geometry bit for bit the source's.

@@ -178,8 +178,12 @@ def _judge(labels: DiscLabels, assignment: Assignment, info: ModelInfo) -> DiscL
     """The labels with their verdict, and what is doubtful about them as a warning."""
     if info.judge is None:
         return labels
-    probability = info.judge.probability(gather_evidence(assignment))
-    judged = replace(labels, verdict=info.judge.verdict(probability), probability=probability)
+    evidence = gather_evidence(assignment)
+    judged = replace(
+        labels,
+        verdict=info.judge.verdict(evidence),
+        probability=info.judge.probability(evidence),
+    )
     if judged.verdict == "certain":
         return judged
     return replace(judged, warnings=(*labels.warnings, f"{judged.verdict}: {judged.doubt}"))

@@ -4,7 +4,8 @@ Three observations tell right images from wrong ones; none of them needs another
 The discs are bright in their heatmaps, on the whole; the faintest of those between the ends is, too;
 and the steps from disc to disc are in proportion to the skeleton's, whatever the spine's size and
 bend. A network that skips a disc, changes level halfway down, or takes something else for a disc
-fails one of these; one that is a level off throughout, and sure of it, fails none.
+fails one of these; one that is a level off throughout, and sure of it, fails none. That happens where
+neither end of the spine is in view, which would tell the level: such labels are never certain.
 """
 
 import math
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ivdtool.discs import ALL_LABELS
 from ivdtool.labels import Verdict
 from ivdtool.search import Assignment
 
@@ -28,11 +30,13 @@ class Evidence:
         mean: heatmap value of the discs, mean over all.
         irregularity: largest deviation of a step's length, 0..1: |log| of its ratio to the
             skeleton's step, the median ratio being 1. 0 where there are less than two steps.
+        anchored: whether C2/C3 or L5/S1 is among the discs.
     """
 
     weakest: float
     mean: float
     irregularity: float
+    anchored: bool
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Judge:
         weakest: weight of that evidence, likewise the next two.
         mean: see `weakest`.
         irregularity: see `weakest`.
-        certain: least probability of a verdict `certain`.
+        certain: least probability of a verdict `certain`, which labels must be anchored for, too.
         check: least probability of a verdict `check`; labels below it are refused.
 
     Raises:
@@ -78,9 +82,10 @@ class Judge:
         )
         return 1 / (1 + math.exp(-min(max(odds, -30.0), 30.0)))
 
-    def verdict(self, probability: float) -> Verdict:
-        """Return what such a probability means."""
-        if probability >= self.certain:
+    def verdict(self, evidence: Evidence) -> Verdict:
+        """Return whether to trust the labels."""
+        probability = self.probability(evidence)
+        if probability >= self.certain and evidence.anchored:
             return "certain"
         return "check" if probability >= self.check else "refused"
 
@@ -99,6 +104,7 @@ def gather_evidence(assignment: Assignment) -> Evidence:
         weakest=float(inner.min()),
         mean=float(scores.mean()),
         irregularity=_irregularity(assignment),
+        anchored=not {ALL_LABELS[0], ALL_LABELS[-1]}.isdisjoint(assignment.labels),
     )
 
 
