@@ -14,7 +14,7 @@ RIDGE = 1.0  # keeps the weights finite where right and wrong separate perfectly
 # Of the wrong windows, at least this share is not called certain. They are harder than scans: with 0.8
 # all wrong scans of the robustness sweep on val are flagged, with 0.9 more of the right ones as well.
 FLAGGED_WRONG = 0.8
-REFUSED_RIGHT = 0.01  # of the right images, at most this share is refused
+REFUSED_RIGHT = 0.005  # of the right windows, at most this share is refused
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def fit_judge(
     """Fit the probability that an image is right throughout, and the bounds of the verdicts.
 
     The bounds rest on probabilities that were fitted without the image's own subject: 80 % of the
-    wrong images are not certain, 1 % of the right ones lie below `check`.
+    wrong images are not certain, 0.5 % of the right ones lie below `check`.
 
     Args:
         evidence: per image.
