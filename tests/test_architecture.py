@@ -36,7 +36,7 @@ ALLOWED = {
     "networks.__init__": "",
     "model": "networks torch",
     "metadata": "candidates.CandidateConfig config discs errors levels.LevelCalibration "
-    "preprocessing.PreprocessingConfig search.SearchConfig skeleton.Skeleton",
+    "preprocessing.PreprocessingConfig search.SearchConfig skeleton.Skeleton verdict.Judge",
     "inference": "errors files heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
     "preprocessing.Image torch",
     "constraints": "candidates.Candidates discs errors preprocessing.Grid search skeleton.Skeleton",
@@ -45,6 +45,7 @@ ALLOWED = {
     "candidates": "_core heatmaps.Heatmaps",
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
+    "verdict": "discs labels.Verdict search.Assignment",
     "explain": "candidates.Candidates discs files search skeleton.Skeleton",
     "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",
@@ -53,12 +54,12 @@ ALLOWED = {
     "phantom": "discs errors files labels writers",
     # the stages together
     "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
-    "plane preprocessing search volumes",
+    "plane preprocessing search verdict volumes",
     "bids": "errors files labels.find_label_file",
     "checks": "bids discs errors files labels skeleton.Skeleton volumes",
     "evaluation": "",
     "reliability": "",
-    "calibration": "metadata.Calibration",
+    "calibration": "metadata.Calibration verdict.Evidence verdict.Judge",
     "scoring": "bids discs errors evaluation files labels reliability volumes",
     "diagrams": "errors files",
     "reports": "__version__ discs evaluation files metadata.ModelInfo scoring.Evaluation",
@@ -89,9 +90,9 @@ ALLOWED = {
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates config errors export "
-    "inference levels metadata.ModelInfo model.STRIDE preprocessing search "
+    "inference levels metadata.ModelInfo model.STRIDE pipeline.BORDER_MM preprocessing search "
     "skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
-    "torch",
+    "torch verdict",
     "training.presets": "config errors training.loop",
     "training.__init__": "",
     "methods.method": "skeleton.Skeleton training.dataset training.loop torch",

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 import ivdtool
 from ivdtool.cli import main
 from ivdtool.discs import disc_name
+from ivdtool.inference import INFO_FILE, model_path
 from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config, write_phantoms
 
 Run = Callable[..., tuple[int, str, str]]
@@ -212,6 +214,89 @@ def test_label_prints_the_sidecar_as_json(run: Run, scan: Path, tmp_path: Path) 
     code, out, _ = run("label", scan, "-o", tmp_path / "a.nii.gz", "--json", "--reproducible")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "a.json").read_text())
+
+
+Judged = Callable[[float | None, float | None], Path]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    """Make the shipped model with other bounds of its verdicts; None: without verdicts."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(certain: float | None, check: float | None) -> Path:
+        path = folder / f"{certain}-{check}.pt"
+        with zipfile.ZipFile(model_path("robust")) as source, zipfile.ZipFile(path, "w") as target:
+            for entry in source.infolist():
+                content = source.read(entry)
+                if entry.filename.endswith(INFO_FILE):
+                    info = json.loads(content)
+                    info["judge"] = certain if certain is None else {
+                        "intercept": 0.0, "weakest": 0.0, "mean": 0.0, "irregularity": 0.0,
+                        "certain": certain, "check": check,
+                    }  # fmt: skip
+                    content = json.dumps(info).encode()
+                target.writestr(entry, content)
+        return path
+
+    return make  # with all weights 0 the probability is 0.5
+
+
+def test_certain_labels_raise_no_warning(
+    judged: Judged, run: Run, scan: Path, tmp_path: Path
+) -> None:
+    model, target = judged(0.4, 0.2), tmp_path / "a.nii.gz"
+    code, out, err = run("label", scan, "--model", model, "-o", target, "--strict")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"{scan}: 8 discs, certain (0.50) -> {target}"
+    sidecar = json.loads((tmp_path / "a.json").read_text())
+    assert (sidecar["Verdict"], sidecar["Probability"]) == ("certain", 0.5)
+
+
+@pytest.mark.parametrize(("option", "exit_code"), [([], 0), (["--strict"], 1)])
+def test_labels_to_check_are_written_with_a_warning(
+    option: list[str], exit_code: int, judged: Judged, run: Run, scan: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "a.nii.gz"
+    code, out, err = run("label", scan, "--model", judged(0.9, 0.2), "-o", target, *option)
+    assert code == exit_code
+    assert ", check (0.50) -> " in out
+    assert err.startswith(
+        f"Warning: {scan}: check: all labels are right with a probability of 0.50"
+    )
+    assert target.is_file()
+    assert json.loads((tmp_path / "a.json").read_text())["Verdict"] == "check"
+
+
+def test_refused_labels_are_not_written(
+    judged: Judged, run: Run, scan: Path, tmp_path: Path
+) -> None:
+    model, output = judged(0.9, 0.8), tmp_path / "out"
+    output.mkdir()
+    files = ("-o", output / "a.nii.gz", "--qc", output / "a.png")
+    code, out, err = run("label", scan, "--model", model, *files)
+    assert (code, out, list(output.iterdir())) == (1, "", [])
+    assert err.startswith(
+        f"Error: {scan}: refused: all labels are right with a probability of 0.50"
+    )
+    assert len(err.splitlines()) == 1
+    code, out, err = run("label", scan, "--model", model, *files, "--keep-refused")
+    assert code == 1
+    assert ", refused (0.50) -> " in out
+    assert err.startswith(f"Warning: {scan}: refused: ")
+    assert json.loads((output / "a.json").read_text())["Verdict"] == "refused"
+    assert (output / "a.png").is_file()
+
+
+def test_a_model_without_verdicts_gives_none(
+    judged: Judged, run: Run, scan: Path, tmp_path: Path
+) -> None:
+    model, target = judged(None, None), tmp_path / "a.nii.gz"
+    code, out, err = run("label", scan, "--model", model, "-o", target, "--strict")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"{scan}: 8 discs -> {target}"
+    sidecar = json.loads((tmp_path / "a.json").read_text())
+    assert (sidecar["Verdict"], sidecar["Probability"]) == (None, None)
 
 
 def test_label_twice_gives_identical_bytes(run: Run, scan: Path, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_exit_codes() -> None:
     assert codes == {
         "IvdtoolError": 1,
         "NoDiscError": 1,
+        "RefusedError": 1,
         "UsageError": 2,
         "InputError": 3,
         "ModelError": 4,

@@ -15,6 +15,7 @@ from ivdtool.metadata import SCHEMA, Calibration, ModelInfo
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.search import SearchConfig
 from ivdtool.skeleton import Skeleton
+from ivdtool.verdict import Judge
 
 SKELETON = Skeleton.from_points(
     [
@@ -35,6 +36,7 @@ def make_info(**changes: Any) -> ModelInfo:
         "search": SearchConfig(max_scale=math.inf, anchors=(3, 5)),
         "calibration": Calibration(-3.5, 5.25, 0.125, 1.0),
         "levels": LevelCalibration(-2.5, -1.25, 2.0, -3.0, 0.1),
+        "judge": Judge(-1.0, 4.5, 3.0, -6.25, 0.875, 0.25),
         "network": {"name": "hourglass", "arguments": {"stacks": 2}},
         "training": {"subjects": 41, "sources": ["a", "b"]},
         "accuracy": {"val": {"found_pct": 97.5}},
@@ -48,7 +50,7 @@ def test_round_trip(as_bytes: bool) -> None:
     info = make_info(name="Wirbelsäule")
     text = info.to_json()
     again = ModelInfo.from_json(text.encode() if as_bytes else text)
-    for name in ("preprocessing", "candidates", "search", "calibration", "levels"):
+    for name in ("preprocessing", "candidates", "search", "calibration", "levels", "judge"):
         assert getattr(again, name) == getattr(info, name)
     for name in ("name", "labels", "stride", "network", "training", "accuracy", "ivdtool"):
         assert getattr(again, name) == getattr(info, name)
@@ -64,6 +66,17 @@ def test_files_from_before_levels_were_calibrated() -> None:
 
 def test_the_file_names_its_schema() -> None:
     assert json.loads(make_info().to_json())["schema"] == SCHEMA == 1
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_model_without_verdicts(written: bool) -> None:
+    """As it is written today, and as files were before there were verdicts."""
+    document = json.loads(make_info(judge=None).to_json())
+    if not written:
+        del document["judge"]
+    again = ModelInfo.from_json(json.dumps(document))
+    assert again.judge is None
+    assert again.calibration == make_info().calibration
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -2])
@@ -114,6 +127,10 @@ def put(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("search", "mode", value="guess"), "mode must be one of"),
         (put("search", "anchors", value=[3]), "anchors must be a list of 2"),
         (put("calibration", "score", value=math.nan), "calibration weights must be finite"),
+        (put("judge", value=[]), "judge must be a table"),
+        (put("judge", value={}), "missing"),
+        (put("judge", "mean", value=math.nan), "weights of the verdict must be finite"),
+        (put("judge", "certain", value=0.125), "check <= certain"),
         (put("network", value="hourglass"), "network must be a table"),
         (put("accuracy", value=3), "accuracy must be a table"),
     ],

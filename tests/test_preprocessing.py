@@ -55,6 +55,23 @@ def centroid(pixels: Array, near: Array, radius: int) -> Array:
 # ---- the image ----------------------------------------------------------------------------------
 
 
+def test_what_the_grid_shows() -> None:
+    """Pixels of 2 x 1 mm; rows 10..29 and columns 20..59 show the volume."""
+    grid = Grid((40, 80), (2.0, 1.0), np.eye(4), np.eye(4), (10, 30, 20, 60))
+    points = [[9.4, 30.0], [9.6, 30], [29.4, 30], [29.6, 30], [15, 19.4], [15, 22], [15, 59.6]]
+    assert grid.shows(np.array(points)).tolist() == [False, True, True, False, False, True, False]
+    near = [[10.9, 30.0], [11.1, 30], [27.9, 30], [28.1, 30], [15, 22.4], [15, 22.6], [15, 56.6]]
+    assert grid.shows(np.array(near), 3.0).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
 @pytest.mark.parametrize("spacing_mm", [1.0, 0.7, 1.6])
 @pytest.mark.parametrize("zooms", [(3.0, 1.0, 1.0), (3.0, 0.47, 0.47), (2.0, 1.9, 0.6)])
 @pytest.mark.parametrize("orientation", ORIENTATIONS[2::11])

@@ -1,6 +1,6 @@
 """What can go wrong, by whose fault; each kind has its exit code."""
 
-__all__ = ["InputError", "IvdtoolError", "ModelError", "NoDiscError", "UsageError"]
+__all__ = ["InputError", "IvdtoolError", "ModelError", "NoDiscError", "RefusedError", "UsageError"]
 
 
 class IvdtoolError(Exception):
@@ -11,6 +11,12 @@ class IvdtoolError(Exception):
 
 class NoDiscError(IvdtoolError):
     """The image was read, but no disc was found in it."""
+
+    exit_code = 1
+
+
+class RefusedError(IvdtoolError):
+    """Discs were found in the image, but their labels are too doubtful to be written."""
 
     exit_code = 1
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "Disc",
     "DiscLabels",
     "LabelPoints",
+    "Verdict",
     "find_label_file",
     "label_files",
     "label_voxels",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 Point = npt.NDArray[np.float64]
+Verdict = Literal["certain", "check", "refused"]
 
 LABEL_SUFFIXES = (
     "_label-discs_dlabel",
@@ -112,6 +114,9 @@ class DiscLabels:
         search: summary of the skeleton search, for the sidecar.
         warnings: what is doubtful, one line each.
         model: what made the labels: ``ModelName``, ``ModelSHA256``.
+        verdict: on the whole image: ``certain``, ``check`` or ``refused``; None if the model file
+            knows no verdicts.
+        probability: that every label is right and none missing; None without a verdict.
 
     Raises:
         ValueError: labels that are not strictly increasing.
@@ -123,6 +128,8 @@ class DiscLabels:
     search: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     model: Mapping[str, str] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    probability: float | None = None
 
     def __post_init__(self) -> None:
         labels = [disc.label for disc in self.discs]
@@ -138,6 +145,20 @@ class DiscLabels:
     def shape(self) -> tuple[int, ...]:
         """Of the label image: (I, J, K), or (I, J) where the image is stored as one 2-D slice."""
         return tuple(self.header.get_data_shape()[:3])
+
+    @property
+    def doubt(self) -> str:
+        """What to know of labels whose verdict is not ``certain``, in a few words."""
+        if self.probability is None or not self.discs:
+            return ""
+        weakest = min(self.discs, key=lambda disc: disc.confidence)
+        doubt = (
+            f"all labels are right with a probability of {self.probability:.2f}, "
+            f"the least sure is {weakest.name}"
+        )
+        if not {ALL_LABELS[0], ALL_LABELS[-1]}.isdisjoint(disc.label for disc in self.discs):
+            return doubt
+        return f"{doubt}; neither C2/C3 nor L5/S1 is in view to tell the level by"
 
     def to_nifti(self) -> nib.Nifti1Image:
         """Return the label image: uint8, one voxel per disc, geometry bit for bit the source's.
@@ -170,6 +191,8 @@ class DiscLabels:
                 "GeneratedBy": [generator],
                 "LabelConvention": "SCT",
                 "PointPosition": "posterior tip",
+                "Verdict": self.verdict,
+                "Probability": self.probability,
                 "Discs": [disc.to_dict() for disc in self.discs],
                 "Search": self.search,
                 "Warnings": self.warnings,

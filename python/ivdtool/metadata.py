@@ -14,6 +14,7 @@ from ivdtool.levels import LevelCalibration
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.search import SearchConfig
 from ivdtool.skeleton import Skeleton
+from ivdtool.verdict import Judge
 
 __all__ = ["SCHEMA", "Calibration", "ModelInfo"]
 
@@ -66,6 +67,7 @@ class ModelInfo:
         search: weights of the skeleton search.
         calibration: from scores to confidence.
         levels: from what the search knows to the probability of being a level off.
+        judge: from evidence to the verdict on an image; None gives none.
         network: name and arguments of the network.
         training: data hash, subjects, sources and licences, steps.
         accuracy: measured figures, per data set and split.
@@ -81,6 +83,7 @@ class ModelInfo:
     search: SearchConfig = field(default_factory=SearchConfig)
     calibration: Calibration = field(default_factory=Calibration)
     levels: LevelCalibration = field(default_factory=LevelCalibration)
+    judge: Judge | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
@@ -109,6 +112,7 @@ class ModelInfo:
             "search": to_dict(self.search),
             "calibration": to_dict(self.calibration),
             "levels": to_dict(self.levels),
+            "judge": None if self.judge is None else to_dict(self.judge),
             "network": dict(self.network),
             "training": dict(self.training),
             "accuracy": dict(self.accuracy),
@@ -137,6 +141,7 @@ class ModelInfo:
                 search=from_dict(SearchConfig, _table(document, "search")),
                 calibration=from_dict(Calibration, _table(document, "calibration")),
                 levels=from_dict(LevelCalibration, _table({"levels": {}} | document, "levels")),
+                judge=_judge(document),
                 network=_table(document, "network"),
                 training=_table(document, "training"),
                 accuracy=_table(document, "accuracy"),
@@ -144,6 +149,11 @@ class ModelInfo:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"damaged model description: {error}") from error
+
+
+def _judge(document: Mapping[str, Any]) -> Judge | None:
+    # a file written before there were verdicts has none
+    return None if document.get("judge") is None else from_dict(Judge, _table(document, "judge"))
 
 
 def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

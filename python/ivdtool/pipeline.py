@@ -12,7 +12,7 @@ import numpy as np
 from ivdtool.candidates import Candidates, find_candidates
 from ivdtool.constraints import Constrained, Constraints, search_constrained
 from ivdtool.discs import disc_name
-from ivdtool.errors import NoDiscError, UsageError
+from ivdtool.errors import NoDiscError, RefusedError, UsageError
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import Disc, DiscLabels
 from ivdtool.levels import ShiftAlternative, level_warning, shift_alternatives
@@ -20,6 +20,7 @@ from ivdtool.metadata import ModelInfo
 from ivdtool.plane import PlaneConfig, find_plane
 from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
 from ivdtool.search import Assignment, search_skeleton
+from ivdtool.verdict import gather_evidence
 from ivdtool.volumes import Volume, read_volume
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "label_discs",
 ]
 
+BORDER_MM = 3.0  # about half the height of a disc
+
 
 @dataclass(frozen=True)
 class LabelConfig:
@@ -43,12 +46,14 @@ class LabelConfig:
         constraints: what is known of the discs beforehand.
         min_score: labels whose mean heatmap value is lower are refused. Noise gives at most 0.2,
             the faintest of the real val images 0.59.
+        keep_refused: return labels that the verdict refuses, instead of an error.
     """
 
     preprocessing: PreprocessingConfig | None = None
     plane: PlaneConfig = field(default_factory=PlaneConfig)
     constraints: Constraints = field(default_factory=Constraints)
     min_score: float = 0.3
+    keep_refused: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +94,7 @@ def label(
         InputError: the image is unreadable or invalid.
         ModelError: the model file is missing, damaged or incompatible.
         NoDiscError: no disc was found, or not as many as there are to find.
+        RefusedError: the labels are most likely wrong.
         UsageError: the constraints agree with no labelling, or the model does not know them.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
@@ -119,6 +125,7 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
     Raises:
         InputError: the volume has nothing to label in it.
         NoDiscError: no disc was found, or not as many as there are to find.
+        RefusedError: the labels are most likely wrong.
         UsageError: the constraints agree with no labelling, or the model does not know them.
     """
     info, seconds = model.info, dict[str, float]()
@@ -131,8 +138,8 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
         heatmaps = model.predict([image])[0]
     with _timed(seconds, "candidates"):
         candidates = find_candidates(heatmaps, info.candidates)
-        # a peak at the border, refined, may come to lie outside
-        candidates = candidates.only(image.grid.shows(candidates.positions))
+        # of a disc that the border cuts, nobody can tell where its tip is, or whether it is in view
+        candidates = candidates.only(image.grid.shows(candidates.positions, BORDER_MM))
     with _timed(seconds, "search"):
         found = _search(candidates, info, config.constraints, image, volume.path)
     assignment = found.assignment
@@ -141,6 +148,12 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
             f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
         )
     labels = _make_labels(volume, image, found, model, config.constraints)
+    labels = _judge(labels, assignment, info)
+    if labels.verdict == "refused" and not config.keep_refused:
+        raise RefusedError(
+            f"{volume.path}: refused: {labels.doubt}; label it by hand, or look at what was found "
+            "with --keep-refused"
+        )
     return Result(labels, image, assignment.candidates, assignment, seconds)
 
 
@@ -191,6 +204,21 @@ def _make_labels(
         warnings=tuple(warnings),
         model={"ModelName": model.info.name, "ModelSHA256": model.sha256},
     )
+
+
+def _judge(labels: DiscLabels, assignment: Assignment, info: ModelInfo) -> DiscLabels:
+    """The labels with their verdict, and what is doubtful about them as a warning."""
+    if info.judge is None:
+        return labels
+    evidence = gather_evidence(assignment)
+    judged = replace(
+        labels,
+        verdict=info.judge.verdict(evidence),
+        probability=info.judge.probability(evidence),
+    )
+    if judged.verdict == "certain":
+        return judged
+    return replace(judged, warnings=(*labels.warnings, f"{judged.verdict}: {judged.doubt}"))
 
 
 def _summary(

@@ -69,11 +69,16 @@ class Grid:
     affine: npt.NDArray[np.float64]
     content: tuple[int, int, int, int] | None = None
 
-    def shows(self, pixels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """(..., 2) image coordinates to (...) whether the volume, not padding, is there."""
+    def shows(self, pixels: npt.ArrayLike, margin_mm: float = 0.0) -> npt.NDArray[np.bool_]:
+        """(..., 2) image coordinates to (...) whether the volume, not padding, is there.
+
+        With a margin, points nearer than that to its border count as outside.
+        """
         points = np.asarray(pixels, dtype=np.float64)
         top, bottom, left, right = self.content or (0, self.shape[0], 0, self.shape[1])
+        margin = margin_mm / np.array(self.spacing_mm)
         first, last = np.array([top, left]) - 0.5, np.array([bottom, right]) - 0.5
+        first, last = first + margin, last - margin
         return np.asarray(((points >= first) & (points <= last)).all(axis=-1), dtype=np.bool_)
 
     def pixel_to_voxel(self, pixels: npt.ArrayLike) -> Points:

@@ -33,7 +33,7 @@ SOURCE = Source(Path("image.nii"), Path("labels.nii"), "sub-1", "train", "blobs:
 
 def make_crop(rows: list[float], inside_mm: list[float]) -> Crop:
     points = np.array([[row, 31.5] for row in rows])
-    return Crop(torch.zeros(128, 64), points, np.array(inside_mm))
+    return Crop(torch.zeros(128, 64), points, np.array(inside_mm), (0, 128, 0, 64))
 
 
 def annotated(labels: tuple[int, ...], unknown: set[int] | None = None, doubt: int = 0) -> Case:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["label"]
 
+DOUBTFUL = {False: {"refused"}, True: {"refused", "check"}}  # verdicts that end in exit code 1
+
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -55,6 +57,8 @@ __all__ = ["label"]
 @click.option(
     "--explain-tree", type=click.Path(path_type=Path), help="PNG of the search tree; one image."
 )
+@click.option("--strict", is_flag=True, help="Exit with 1 where a verdict is check, too.")
+@click.option("--keep-refused", is_flag=True, help="Write labels whose verdict is refused, too.")
 @click.option("--reproducible", is_flag=True, help="Leave the date out: same input, same bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the sidecar instead of a table.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -77,6 +81,8 @@ def label(
     n_discs: int | None,
     explain: bool,
     explain_tree: Path | None,
+    strict: bool,
+    keep_refused: bool,
     reproducible: bool,
     as_json: bool,
     quiet: bool,
@@ -85,7 +91,8 @@ def label(
     """Label the discs of IMAGES: NIfTI files, or folders of them.
 
     Writes a label image (one voxel per disc at its posterior tip, SCT values) and a JSON sidecar
-    beside it.
+    beside it. Every image gets a verdict: certain; check (look at the labels); or refused (most
+    likely wrong: nothing is written, and the exit code is 1).
     """
     which = _volume_option(volume)
     paths = _find_images(images)
@@ -113,7 +120,7 @@ def label(
     loaded = load_model(model, device, threads)
     preprocessing = adapt_preprocessing(loaded.info.preprocessing, slices, slab_mm, normalisation)
     plane = PlaneConfig(reach_mm=0) if middle else PlaneConfig()
-    config = LabelConfig(preprocessing, plane, constraints)
+    config = LabelConfig(preprocessing, plane, constraints, keep_refused=keep_refused)
     start_up = time.perf_counter() - started
 
     documents: list[dict[str, Any]] = []
@@ -148,7 +155,8 @@ def label(
         click.echo(json.dumps(documents[0] if len(paths) == 1 else documents, indent=2))
     if failures:
         click.echo(f"{len(failures)} of {len(paths)} images failed.", err=True)
-    return 1 if failures else 0
+    doubtful = sum(document["Verdict"] in DOUBTFUL[strict] for document in documents)
+    return 1 if failures or doubtful else 0
 
 
 def _volume_option(value: str | None) -> int | str | None:
@@ -221,7 +229,9 @@ def _write_result(
 
 
 def _print_discs(path: Path, result: "Result", output: Path | None) -> None:
-    click.echo(f"{path}: {len(result.labels.discs)} discs" + (f" -> {output}" if output else ""))
+    labels = result.labels
+    verdict = f", {labels.verdict} ({labels.probability:.2f})" if labels.verdict else ""
+    click.echo(f"{path}: {len(labels.discs)} discs{verdict}" + (f" -> {output}" if output else ""))
     click.echo("  value  disc           x         y         z   score  confidence")
     for disc in result.labels.discs:
         x, y, z = disc.world_mm

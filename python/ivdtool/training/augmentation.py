@@ -78,11 +78,13 @@ class Crop:
         points: (N, 2) the moved points, window (row, col).
         inside_mm: (N,) distance of each point to the border of the visible field, mm; negative
             outside.
+        field: rows from, rows to, columns from, columns to (ends exclusive) of that field.
     """
 
     pixels: Tensor
     points: npt.NDArray[np.float64]
     inside_mm: npt.NDArray[np.float64]
+    field: tuple[int, int, int, int]
 
 
 def augment(
@@ -153,7 +155,7 @@ def augment(
     if rng.random() < config.occlude:
         sampled = _occlude(sampled, moved, rng)
     pixels_out = vary_contrast(sampled, config, rng) * visible
-    return Crop(pixels_out, moved, np.minimum(in_window, in_image))
+    return Crop(pixels_out, moved, np.minimum(in_window, in_image), field)
 
 
 def vary_contrast(pixels: Tensor, config: AugmentationConfig, rng: np.random.Generator) -> Tensor:

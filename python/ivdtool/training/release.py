@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from ivdtool import __version__
-from ivdtool.calibration import fit_calibration
+from ivdtool.calibration import fit_calibration, fit_judge
 from ivdtool.candidates import CandidateConfig, find_candidates
 from ivdtool.config import from_dict
 from ivdtool.errors import InputError, ModelError
@@ -23,6 +23,7 @@ from ivdtool.inference import Model, load_model
 from ivdtool.levels import fit_level_calibration, shift_evidence
 from ivdtool.metadata import ModelInfo
 from ivdtool.model import STRIDE
+from ivdtool.pipeline import BORDER_MM
 from ivdtool.preprocessing import Grid, Image
 from ivdtool.search import Assignment, SearchConfig, search_skeleton
 from ivdtool.skeleton import Skeleton
@@ -30,10 +31,11 @@ from ivdtool.training.augmentation import AugmentationConfig, Crop, augment
 from ivdtool.training.checkpoint import load_checkpoint
 from ivdtool.training.dataset import UNSURE_MM, Case, find_sources, load_case
 from ivdtool.training.loop import TrainingConfig
+from ivdtool.verdict import Evidence, gather_evidence
 
 __all__ = ["ReleaseConfig", "release_model"]
 
-WINDOWS = 14  # that the confidence is fitted on, per val image
+WINDOWS = 14  # that confidence and verdict are fitted on, per val image
 AS_GIVEN = AugmentationConfig(
     rotation_deg=0, scale=1, aspect=1, bend_mm=0, shift_mm=0, crop_rows=0, crop_cols=0,
     gamma=1, tone=0, invert=0, bias=0, noise=0, blur=0, coarse=0,
@@ -72,7 +74,8 @@ def release_model(
         output: the model file.
         name: of the model.
         settings: see `ReleaseConfig`.
-        calibrate: data sets whose val split the confidence is fitted on; none keeps a default.
+        calibrate: data sets whose val split confidence and verdict are fitted on; with none the
+            confidence keeps a default, and there are no verdicts.
 
     Raises:
         InputError: a data set to calibrate on is unusable, or too few discs are found in them.
@@ -115,35 +118,38 @@ def release_model(
         with TemporaryDirectory() as folder:
             draft = Path(folder) / "draft.pt"
             export_model(network, info, draft)
-            seen = _collect_evidence(load_model(draft, "cpu"), calibrate)
+            observed = _observe(load_model(draft, "cpu"), calibrate)
         try:
             info = replace(
                 info,
-                calibration=fit_calibration(seen.discs, seen.right),
-                levels=fit_level_calibration(seen.images, seen.shifts),
+                calibration=fit_calibration(observed.discs, observed.disc_right),
+                judge=fit_judge(observed.images, observed.image_right, observed.subjects),
+                levels=fit_level_calibration(observed.columns, observed.shifts),
             )
         except ValueError as error:
             raise InputError(f"{calibrate[0]}: calibration: {error}") from error
     export_model(network, info, output)
 
 
-@dataclass
-class _Evidence:
-    """What confidences rest on, and what turned out; see `fit_calibration` and `levels`."""
+@dataclass(frozen=True)
+class _Observed:
+    """What was found in the val splits: of each disc and each image the evidence, and the truth."""
 
     discs: list[tuple[float, float, float]] = field(default_factory=list)
-    right: list[bool] = field(default_factory=list)
-    images: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    disc_right: list[bool] = field(default_factory=list)
+    images: list[Evidence] = field(default_factory=list)
+    image_right: list[bool] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
+    columns: list[npt.NDArray[np.float64]] = field(default_factory=list)
     shifts: list[int] = field(default_factory=list)
 
 
-def _collect_evidence(model: Model, datasets: Sequence[Path]) -> _Evidence:
-    """Of the discs found in the val splits, and of the images.
+def _observe(model: Model, datasets: Sequence[Path]) -> _Observed:
+    """Label every val image as given, and windows of it as other scanners might have shown it.
 
-    Every image as given, and windows of it as other scanners might have shown it: of a few good
-    images alone one would learn that all discs are right.
+    Of a few good images alone one would learn that all discs are right.
     """
-    seen = _Evidence()
+    observed = _Observed()
     sources = [source for folder in datasets for source in find_sources(folder, ["val"])]
     for number, source in enumerate(sources):
         unpadded = replace(model.info.preprocessing, size_multiple=1)
@@ -152,30 +158,42 @@ def _collect_evidence(model: Model, datasets: Sequence[Path]) -> _Evidence:
             rng = np.random.default_rng([number, index])
             changes = WINDOW_CHANGES if index else AS_GIVEN
             window = _window(case, changes, model.info.preprocessing.size_multiple, rng)
-            found = _search(model, window.pixels)
-            if not found.labels:
-                continue
-            doubtful = case.unknown | {
-                label
-                for label, certain, inside in zip(
-                    case.labels, case.certain, window.inside_mm, strict=True
-                )
-                if not certain or abs(inside) <= UNSURE_MM
-            }
-            truth = dict(zip(case.labels, window.points, strict=True))
-            shift, evidence = _shift(found, truth), shift_evidence(found)
-            if shift in (-1, 0, 1) and evidence is not None:
-                seen.images.append(evidence)
-                seen.shifts.append(shift)
-            mean_score = float(found.scores.mean())
-            for label, position, score, margin in zip(
-                found.labels, found.positions, found.scores, found.margins, strict=True
-            ):
-                if label not in doubtful:
-                    offset = position - truth.get(label, np.full(2, np.inf))
-                    seen.discs.append((float(score), float(margin), mean_score))
-                    seen.right.append(bool(np.hypot(*offset) <= TOLERANCE_MM))
-    return seen
+            found = _search(model, window)
+            if found.labels:
+                _compare(observed, case, window, found)
+    return observed
+
+
+def _compare(observed: _Observed, case: Case, window: Crop, found: Assignment) -> None:
+    """Add one image to what was observed."""
+    doubtful = case.unknown | {
+        label
+        for label, certain, inside in zip(case.labels, case.certain, window.inside_mm, strict=True)
+        if not certain or abs(inside) <= UNSURE_MM
+    }
+    truth = {
+        label: point
+        for label, point, inside in zip(case.labels, window.points, window.inside_mm, strict=True)
+        if inside > UNSURE_MM and label not in doubtful
+    }
+    mean_score = float(found.scores.mean())
+    right = {}
+    for label, position, score, margin in zip(
+        found.labels, found.positions, found.scores, found.margins, strict=True
+    ):
+        if label not in doubtful:
+            offset = position - truth.get(label, np.full(2, np.inf))
+            right[label] = bool(np.hypot(*offset) <= TOLERANCE_MM)
+            observed.discs.append((float(score), float(margin), mean_score))
+            observed.disc_right.append(right[label])
+    observed.images.append(gather_evidence(found))
+    observed.image_right.append(all(right.values()) and truth.keys() <= right.keys())
+    observed.subjects.append(case.source.subject)
+    shift = _shift(found, dict(zip(case.labels, window.points, strict=True)))
+    column = shift_evidence(found)
+    if shift in (-1, 0, 1) and column is not None:
+        observed.columns.append(column)
+        observed.shifts.append(shift)
 
 
 def _shift(found: Assignment, truth: Mapping[int, npt.NDArray[np.float64]]) -> int | None:
@@ -198,10 +216,12 @@ def _window(
     return augment(pixels, case.points, case.spine_col, (rows, cols), changes, rng)
 
 
-def _search(model: Model, pixels: torch.Tensor) -> Assignment:
+def _search(model: Model, window: Crop) -> Assignment:
     """The stages after preprocessing, on 1 mm pixels."""
-    rows, cols = pixels.shape
-    grid = Grid((rows, cols), (1.0, 1.0), np.eye(4), np.eye(4))
-    (heatmaps,) = model.predict([Image(pixels.numpy(), grid)])
+    rows, cols = window.pixels.shape
+    grid = Grid((rows, cols), (1.0, 1.0), np.eye(4), np.eye(4), window.field)
+    (heatmaps,) = model.predict([Image(window.pixels.numpy(), grid)])
     info = model.info
-    return search_skeleton(find_candidates(heatmaps, info.candidates), info.skeleton, info.search)
+    candidates = find_candidates(heatmaps, info.candidates)
+    candidates = candidates.only(grid.shows(candidates.positions, BORDER_MM))
+    return search_skeleton(candidates, info.skeleton, info.search)

@@ -1,0 +1,120 @@
+"""One verdict per image: whether all its labels are to be trusted, looked at, or not written.
+
+Three observations tell right images from wrong ones; none of them needs another look at the image.
+The discs are bright in their heatmaps, on the whole; the faintest of those between the ends is, too;
+and the steps from disc to disc are in proportion to the skeleton's, whatever the spine's size and
+bend. A network that skips a disc, changes level halfway down, or takes something else for a disc
+fails one of these; one that is a level off throughout, and sure of it, fails none. That happens where
+neither end of the spine is in view, which would tell the level: such labels are never certain.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ivdtool.discs import ALL_LABELS
+from ivdtool.labels import Verdict
+from ivdtool.search import Assignment
+
+__all__ = ["Evidence", "Judge", "gather_evidence"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is observed of the labels of one image.
+
+    Attributes:
+        weakest: least heatmap value of a disc; the first and the last, which the border may cut,
+            count where there are no others.
+        mean: heatmap value of the discs, mean over all.
+        irregularity: largest deviation of a step's length, 0..1: |log| of its ratio to the
+            skeleton's step, the median ratio being 1. 0 where there are less than two steps.
+        anchored: whether C2/C3 or L5/S1 is among the discs.
+    """
+
+    weakest: float
+    mean: float
+    irregularity: float
+    anchored: bool
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Probability that all labels of an image are right, a logistic function of the evidence.
+
+    Attributes:
+        intercept: log-odds at zero.
+        weakest: weight of that evidence, likewise the next two.
+        mean: see `weakest`.
+        irregularity: see `weakest`.
+        certain: least probability of a verdict `certain`, which labels must be anchored for, too.
+        check: least probability of a verdict `check`; labels below it are refused.
+
+    Raises:
+        ValueError: a weight that is not finite, or not 0 <= check <= certain <= 1.
+    """
+
+    intercept: float
+    weakest: float
+    mean: float
+    irregularity: float
+    certain: float
+    check: float
+
+    def __post_init__(self) -> None:
+        weights = (self.intercept, self.weakest, self.mean, self.irregularity)
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"weights of the verdict must be finite, not {weights}")
+        if not 0 <= self.check <= self.certain <= 1:
+            raise ValueError(
+                f"0 <= check <= certain <= 1 must hold, not check {self.check}, "
+                f"certain {self.certain}"
+            )
+
+    def probability(self, evidence: Evidence) -> float:
+        """Return the probability that every label is within 5 mm of its disc and none is missing."""
+        odds = (
+            self.intercept
+            + self.weakest * evidence.weakest
+            + self.mean * evidence.mean
+            + self.irregularity * evidence.irregularity
+        )
+        return 1 / (1 + math.exp(-min(max(odds, -30.0), 30.0)))
+
+    def verdict(self, evidence: Evidence) -> Verdict:
+        """Return whether to trust the labels."""
+        probability = self.probability(evidence)
+        if probability >= self.certain and evidence.anchored:
+            return "certain"
+        return "check" if probability >= self.check else "refused"
+
+
+def gather_evidence(assignment: Assignment) -> Evidence:
+    """Return what speaks for and against the labels that the search chose.
+
+    Raises:
+        ValueError: no disc was found.
+    """
+    if not assignment.labels:
+        raise ValueError("no disc was found: there is nothing to judge")
+    scores = assignment.scores
+    inner = scores[1:-1] if len(scores) > 2 else scores
+    return Evidence(
+        weakest=float(inner.min()),
+        mean=float(scores.mean()),
+        irregularity=_irregularity(assignment),
+        anchored=not {ALL_LABELS[0], ALL_LABELS[-1]}.isdisjoint(assignment.labels),
+    )
+
+
+def _irregularity(assignment: Assignment) -> float:
+    """How far the most unusual step is from the median one, in units of the skeleton's steps."""
+    skeleton = assignment.skeleton
+    channels = np.searchsorted(skeleton.labels, assignment.labels)
+    steps = np.diff(assignment.positions * assignment.candidates.spacing_mm, axis=0)
+    expected = np.diff(skeleton.mean_mm[channels], axis=0)
+    if len(steps) < 2:
+        return 0.0
+    ratios = np.log(np.maximum(np.hypot(*steps.T), 1e-3) / np.maximum(np.hypot(*expected.T), 1e-3))
+    return float(min(np.abs(ratios - np.median(ratios)).max(), 1.0))
