@@ -5,6 +5,7 @@ import gzip
 import itertools
 import os
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from nibabel.eulerangles import euler2mat
 
 from ivdtool.errors import InputError, UsageError
 from ivdtool.preprocessing import PreprocessingConfig, prepare_image
-from ivdtool.volumes import Volume, read_affine, read_volume
+from ivdtool.volumes import CHUNK_BYTES, Volume, read_affine, read_volume
 
 SHAPE = (5, 46, 60)  # right, anterior, superior
 ORIENTATIONS = [
@@ -207,6 +208,82 @@ def test_coarse_spacing_is_a_warning(tmp_path: Path) -> None:
     assert volume.warnings == ("3.5 mm spacing superior-inferior is coarse; labels may be off",)
 
 
+@pytest.mark.parametrize("dtype", ["<i2", ">f4", "<f8"])
+def test_the_mean_of_volumes(tmp_path: Path, dtype: str) -> None:
+    voxels = make_voxels((*SHAPE, 7), dtype)
+    header = nib.Nifti1Header(endianness=dtype[0])
+    header.set_data_dtype(dtype)
+    image = nib.Nifti1Image(voxels, make_affine(), header)
+    for suffix in (".nii", ".nii.gz"):
+        read = read_volume(save(tmp_path / f"a{suffix}", image), "mean").data
+        assert read.dtype == np.float32
+        np.testing.assert_allclose(read, voxels.mean(3), rtol=1e-6)
+
+
+def test_every_byte_counts(tmp_path: Path) -> None:
+    """Deflate by another library, in several members, read in chunks: the same voxels."""
+    voxels = make_voxels((40, 128, 80))  # more than one chunk
+    path = save(tmp_path / "a.nii", make_image(voxels))
+    content = path.read_bytes()
+    assert len(content) > 2 * CHUNK_BYTES
+    for cuts in ((), (100, 352), (7, 200_001, 200_002, len(content) - 1)):
+        ends = zip((0, *cuts), (*cuts, len(content)), strict=True)
+        compressed = b"".join(gzip.compress(content[start:stop]) for start, stop in ends)
+        for padding in (b"", bytes(512)):  # as tapes leave it
+            path = tmp_path / "a.nii.gz"
+            path.write_bytes(compressed + padding)
+            assert np.array_equal(read_volume(path).data, voxels)
+
+
+def test_bytes_after_the_voxels_are_checked_but_not_read_as_voxels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", make_image())
+    content = gzip.compress(path.read_bytes() + bytes(3 * CHUNK_BYTES))
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(content)
+    assert np.array_equal(read_volume(path).data, make_voxels())
+    path.write_bytes(content[:-8] + bytes(4) + content[-4:])  # another checksum
+    with pytest.raises(InputError, match="damaged"):
+        read_volume(path)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_what_gzip_refuses_is_refused(tmp_path: Path, data: st.DataObject) -> None:
+    """Python's own gzip judges: a stream that it cannot inflate to its end is not read."""
+    path = save(tmp_path / "a.nii.gz", make_image(make_voxels((5, 30, 60))))
+    content = bytearray(path.read_bytes())
+    end = data.draw(st.integers(len(content) - 40, len(content)))
+    for place in data.draw(st.lists(st.integers(10, end - 1), max_size=2)):
+        content[place] = data.draw(st.integers(0, 255))
+    content[end:] = data.draw(st.binary(max_size=20))
+    path.write_bytes(content)
+    try:
+        good = gzip.decompress(content)
+    except (EOFError, OSError, zlib.error):
+        with pytest.raises(InputError, match="damaged"):
+            read_volume(path)
+        return
+    path.with_suffix("").write_bytes(good)
+    assert np.array_equal(read_volume(path).data, read_volume(path.with_suffix("")).data)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_memory_of_reading(tmp_path: Path, suffix: str) -> None:
+    """The chosen volume, or one and the sum; of an uncompressed file what is looked at."""
+    voxels = make_voxels((128, 128, 60, 4))
+    path = save(tmp_path / f"a{suffix}", make_image(voxels, np.eye(4)))
+    size = voxels[..., 0].nbytes
+    for volume, most in ((2, 1), ("mean", 4)):
+        tracemalloc.start()
+        try:
+            read_volume(path, volume)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        held = most if suffix == ".nii.gz" or volume == "mean" else 0
+        assert peak < held * size + 1.5e6
+
+
 def test_only_the_slab_becomes_floats(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", make_image(make_voxels((200, 128, 128)), np.eye(4)))
     tracemalloc.start()
@@ -273,6 +350,20 @@ BAD = {
     "truncated nii": (as_bytes(lambda content: content[:-1], ".nii"), "damaged"),
     "nii cut in its header": (as_bytes(lambda content: content[:200], ".nii"), "damaged"),
     "gz cut in its checksum": (as_bytes(lambda content: content[:-5]), "damaged"),
+    "gz with another checksum": (
+        as_bytes(lambda content: content[:-8] + bytes(4) + content[-4:]),
+        "damaged",
+    ),
+    "gz with another size": (as_bytes(lambda content: content[:-1] + b"\7"), "damaged"),
+    "gz and then something else": (as_bytes(lambda content: content + b"garbage"), "damaged"),
+    "gz and then half of another": (
+        as_bytes(lambda content: content + content[:100]),
+        "damaged",
+    ),
+    "gz of fewer voxels": (
+        as_bytes(lambda content: gzip.compress(gzip.decompress(content)[:-1])),
+        "fewer voxels than the header says",
+    ),
     "damaged gz": (
         as_bytes(lambda content: content[:900] + bytes(200) + content[1100:]),
         "damaged",

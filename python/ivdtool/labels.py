@@ -165,7 +165,7 @@ class DiscLabels:
 
         A disc whose voxel is taken, or outside the grid, gets the nearest free one.
         """
-        grid = np.zeros((*self.shape, 1)[:3], dtype=np.uint8)
+        grid = np.zeros((*self.shape, 1)[:3], dtype=np.uint8, order="F")  # as it is stored
         for disc in self.discs:
             grid[_nearest_free_voxel(grid, disc.voxel, self.affine)] = disc.label
         header = self.header.copy()

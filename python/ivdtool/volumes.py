@@ -1,27 +1,37 @@
 """Read NIfTI files: any storage orientation, oblique, any spacing; 3-D or one sagittal slice."""
 
-import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from gzip import GzipFile
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.arrayproxy import ArrayProxy
+from isal import igzip, igzip_lib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from ivdtool.errors import InputError, UsageError
 
-__all__ = ["AFFINE_TOLERANCE_MM", "Volume", "header_affine", "read_affine", "read_volume"]
+__all__ = [
+    "AFFINE_TOLERANCE_MM",
+    "CHUNK_BYTES",
+    "Volume",
+    "header_affine",
+    "read_affine",
+    "read_volume",
+]
 
 Affine = npt.NDArray[np.float64]
+
+_DAMAGED_STREAM: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 
 AFFINE_TOLERANCE_MM = 0.1  # sform and qform may differ by this at a corner without a warning
 MIN_INDEPENDENCE = 0.1  # volume of the parallelepiped of unit voxel axes; 1 if orthogonal
@@ -29,6 +39,7 @@ MIN_EXTENT_MM = 40.0  # less than two discs and their vertebrae
 MIN_VOXELS = 16
 WARN_SPACING_MM = 2.0
 MAX_SPACING_MM = 4.0  # a disc is 4-10 mm high: nothing is left of it beyond
+CHUNK_BYTES = 2**18  # inflated at a time: stays in the cache on its way to the array
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +143,12 @@ def _read_file(
             raise InputError(
                 f"{path}: colour or complex voxels ({proxy.dtype}); give a grey-scale magnitude MRI"
             )
+        shape, chosen = _choose(path, proxy.shape, volume)
         if path.suffix == ".gz":
-            data, slope, inter = _read_compressed_voxels(path, proxy, volume)
+            data = _inflate_voxels(path, proxy, shape, chosen)
         else:
-            data, slope, inter = _read_voxels(path, proxy, volume)
-    return image.header, data, slope, inter
+            data = _map_voxels(proxy, shape, chosen)
+    return image.header, data, float(proxy.slope), float(proxy.inter)
 
 
 def _load(path: Path) -> nib.Nifti1Image:
@@ -167,6 +179,7 @@ def _input_errors(path: Path) -> Iterator[None]:
         OverflowError,
         MemoryError,
         zlib.error,
+        _DAMAGED_STREAM,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -174,43 +187,74 @@ def _input_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_compressed_voxels(
-    path: Path, proxy: Any, volume: int | str | None
-) -> tuple[npt.NDArray[Any], float, float]:
-    spec = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
-    with gzip.open(path) as stream:
-        voxels = _read_voxels(path, ArrayProxy(stream, spec), volume)
-        while stream.read(2**20):  # the checksum stands at the end, beyond the voxels
-            pass
-    return voxels
-
-
-def _read_voxels(
-    path: Path, proxy: Any, volume: int | str | None
-) -> tuple[npt.NDArray[Any], float, float]:
-    """(I, J, K) voxels, slope and intercept; of a 4-D file no more than the chosen volume."""
-    shape = proxy.shape
+def _choose(
+    path: Path, shape: tuple[int, ...], volume: int | str | None
+) -> tuple[tuple[int, ...], range]:
+    """(I, J, K), and which volumes of that shape are averaged."""
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) == 2:
         shape = (*shape, 1)
     if len(shape) not in (3, 4) or 0 in shape:
         raise InputError(f"{path}: voxels of shape {shape}; give a 3-D volume")
-    slope, inter = float(proxy.slope), float(proxy.inter)
     if len(shape) == 3:
-        return np.asanyarray(proxy.reshape(shape).get_unscaled()), slope, inter
+        return shape, range(1)
     if volume is None:
         raise InputError(
             f"{path}: 4-D with {shape[3]} volumes; choose one with --volume N or --volume mean"
         )
     if volume == "mean":
-        mean = np.asanyarray(proxy.get_unscaled()).mean(axis=3, dtype=np.float32)
-        return mean.reshape(shape[:3]), slope, inter
+        return shape[:3], range(shape[3])
     if not isinstance(volume, int) or not 0 <= volume < shape[3]:
         raise UsageError(
             f"{path}: no volume {volume}; choose 0 to {shape[3] - 1} or mean with --volume"
         )
-    return proxy.reshape(shape)[..., volume], 1.0, 0.0  # nibabel has scaled it
+    return shape[:3], range(volume, volume + 1)
+
+
+def _map_voxels(proxy: Any, shape: tuple[int, ...], chosen: range) -> npt.NDArray[Any]:
+    """(I, J, K) voxels, mapped into memory: those not looked at are not read."""
+    voxels = np.asanyarray(proxy.reshape((*shape, -1)).get_unscaled())
+    return _average((voxels[..., index] for index in chosen), len(chosen))
+
+
+def _inflate_voxels(
+    path: Path, proxy: Any, shape: tuple[int, ...], chosen: range
+) -> npt.NDArray[Any]:
+    """(I, J, K) voxels; the chosen volumes pass through memory one by one."""
+    first = proxy.offset + chosen.start * math.prod(shape) * proxy.dtype.itemsize
+    with igzip.open(path) as stream:
+        _skip(stream, first)
+        data = _average((_inflate(stream, shape, proxy.dtype) for _ in chosen), len(chosen))
+        while stream.read(CHUNK_BYTES):  # the checksum stands at the end, beyond the voxels
+            pass
+    return data
+
+
+def _average(volumes: Iterator[npt.NDArray[Any]], count: int) -> npt.NDArray[Any]:
+    if count == 1:
+        return next(volumes)
+    total = next(volumes).astype(np.float32)
+    for volume in volumes:
+        np.add(total, volume, out=total, dtype=np.float32)
+    total /= np.float32(count)
+    return total
+
+
+def _inflate(stream: GzipFile, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The next voxels of a stream, the first axis fastest."""
+    data = np.empty(shape, dtype, order="F")
+    buffer = data.reshape(-1, order="F").view(np.uint8).data
+    for start in range(0, len(buffer), CHUNK_BYTES):
+        chunk = buffer[start : start + CHUNK_BYTES]
+        if stream.readinto(chunk) < len(chunk):
+            raise EOFError("fewer voxels than the header says")
+    return data
+
+
+def _skip(stream: GzipFile, count: int) -> None:
+    while count > 0 and (skipped := stream.read(min(count, CHUNK_BYTES))):
+        count -= len(skipped)
 
 
 def header_affine(
