@@ -70,7 +70,7 @@ ALLOWED = {
     "reports",
     "report_folder": "__version__ diagrams discs errors evaluation files labels overlay preprocessing "
     "reliability.Reliability reports scoring volumes.read_volume",
-    "export": "files inference.INFO_FILE metadata.ModelInfo torch",
+    "export": "files inference.INFO_FILE metadata.ModelInfo networks.blocks.Norm torch",
     "training.losses": "training.candidate_loss training.counts training.dataset.Batch torch",
     "training.counts": "networks.counting training.dataset.Batch torch",
     "training.candidate_loss": "training.dataset.Batch torch",

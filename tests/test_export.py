@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import pickle
 import zipfile
@@ -20,6 +21,7 @@ from ivdtool.export import export_model
 from ivdtool.inference import INFO_FILE, Model, load_model, model_path
 from ivdtool.metadata import Calibration, ModelInfo
 from ivdtool.model import build_network
+from ivdtool.networks.blocks import Norm
 from ivdtool.preprocessing import Grid, Image, PreprocessingConfig
 from ivdtool.search import SearchConfig
 from ivdtool.skeleton import Skeleton
@@ -95,6 +97,25 @@ def test_predicts_the_last_heatmaps(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(heatmaps.values, expected[-1][index], rtol=1e-4, atol=1e-5)
         # the first stack's would be told apart
         assert not np.allclose(heatmaps.values, expected[0][index], atol=1e-3)
+
+
+def test_normalisation_is_folded(model: Model, tmp_path: Path) -> None:
+    """Into the convolution before it; what is left is one operation each, without branches."""
+    network = make_network()
+    weights = [value.clone() for value in network.state_dict().values()]
+    children = [list(module.children()) for module in network.modules()]
+    pairs = sum(
+        isinstance(before, nn.Conv2d) and isinstance(norm, Norm)
+        for row in children
+        for before, norm in itertools.pairwise(row)
+    )
+    norms = sum(isinstance(module, Norm) for module in network.modules())
+    assert 0 < pairs < norms
+    code = str(model.network.inlined_graph)
+    assert code.count("aten::batch_norm") == norms - pairs
+    assert "expected 4D input" not in code
+    export_model(network, INFO, tmp_path / "m.pt")
+    assert all(map(torch.equal, weights, network.state_dict().values()))
 
 
 def test_predict_repeats(model: Model, model_file: Path) -> None:
