@@ -1,4 +1,4 @@
-"""The stages of the pipeline, timed on a phantom."""
+"""The stages of the pipeline beside their floors, and whole programs, timed on a phantom."""
 
 import pytest
 
@@ -8,9 +8,19 @@ from ivdtool.errors import ModelError
 
 def test_stages_add_up() -> None:
     try:
-        (report,) = run_benchmarks(["pipeline"], quick=True)
+        stages, start_up = run_benchmarks(["pipeline"], quick=True)
     except ModelError as error:
         pytest.skip(str(error))
-    assert report.timings[-1].name == "total"
-    assert sum(timing.ratio.maximum for timing in report.timings[:-1]) >= 0.99
-    print(format_report(report))
+    names = [timing.name for timing in stages.timings]
+    total = names.index("total")
+    assert sum(timing.ratio.maximum for timing in stages.timings[:total]) >= 0.99
+    assert names[total + 1 :] == ["floor: gunzip alone", "floor: network alone", "floor: together"]
+    assert all(timing.checked for timing in stages.timings[total:])
+    assert [timing.name for timing in start_up.timings] == [
+        "python -c 'import torch'",
+        "ivdtool --help",
+        "ivdtool label",
+    ]
+    assert [timing.checked for timing in start_up.timings] == [False, True, True]
+    print(format_report(stages))
+    print(format_report(start_up))

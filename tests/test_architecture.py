@@ -111,18 +111,20 @@ ALLOWED = {
     "benchmark.heatmaps": "benchmark.timing heatmaps",
     "benchmark.candidates": "benchmark.heatmaps benchmark.timing candidates heatmaps",
     "benchmark.search": "_core benchmark.timing candidates.CandidateConfig candidates.Candidates discs search skeleton.Skeleton",
-    "benchmark.pipeline": "benchmark.timing files inference phantom pipeline volumes",
+    "benchmark.pipeline": "benchmark.timing files heatmaps.Heatmaps inference labels.DiscLabels phantom "
+    "pipeline preprocessing.Image volumes writers",
     "benchmark.report": "__version__ benchmark errors files",
     "benchmark.__init__": "",
     # the surface: everything heavy is imported when it is called
     "__init__": "| labels.Disc labels.DiscLabels pipeline.label",
     "__main__": "cli",
     "cli": "__version__ commands errors | *",
+    "commands.imports": "",
     "commands.options": "errors",
     **{
-        f"commands.{path.stem}": "commands.options errors | *"
+        f"commands.{path.stem}": "commands.imports commands.options errors | *"
         for path in sorted((PACKAGE / "commands").glob("*.py"))
-        if path.stem != "options"
+        if path.stem not in {"imports", "options"}
     },
 }
 TORCHSCRIPT = {"export", "inference"}  # deprecated in torch: a move must touch two files only

@@ -1,5 +1,6 @@
 """Commands as a user runs them: output, files, exit codes, and one line for every error."""
 
+import gc
 import gzip
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 
 import ivdtool
 from ivdtool.cli import main
+from ivdtool.commands.imports import heavy_imports
 from ivdtool.discs import disc_name
 from ivdtool.inference import INFO_FILE, model_path
 from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config, write_phantoms
@@ -35,6 +37,21 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return int(exit_.value.code or 0), captured.out, captured.err
 
     return call
+
+
+def test_the_collector_comes_back() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with heavy_imports():
+            assert not gc.isenabled()
+            kept: list[list[int]] = [[] for _ in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen + len(kept)
+        with pytest.raises(ImportError), heavy_imports():
+            raise ImportError
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

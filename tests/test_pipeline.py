@@ -1,20 +1,26 @@
 """The whole method on phantoms, with the model that the package ships."""
 
+import csv
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from nibabel import orientations
 
 import ivdtool
 from ivdtool.errors import NoDiscError
+from ivdtool.heatmaps import Heatmaps
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import DiscLabels
 from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config
 from ivdtool.pipeline import LabelConfig, PlaneConfig, label_discs
+from ivdtool.preprocessing import Image
 from ivdtool.volumes import read_volume
 
 TOLERANCE_MM = 5.0
@@ -150,6 +156,54 @@ def test_labels_are_deterministic(model: Model, lumbar: Phantom, tmp_path: Path)
     again = label_discs(read_volume(path), model, LabelConfig(plane=PlaneConfig()))
     assert again.labels.to_json() == first.to_json()
     assert set(again.seconds) == {"plane", "preprocessing", "network", "candidates", "search"}
+
+
+@pytest.mark.parametrize("kind", ["phantom", "real"])
+def test_threads_and_batches_change_nothing(
+    kind: str, model: Model, lumbar: Phantom, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Points stay within 0.05 mm whatever the number of threads, and the size of a batch."""
+    path = tmp_path / "a.nii.gz"
+    if kind == "real":
+        path = val_scan(request.getfixturevalue("data"))
+    else:
+        nib.save(lumbar.image, path)
+    volume = read_volume(path)
+    expected: dict[int, npt.NDArray[np.float64]] | None = None
+    before = torch.get_num_threads()
+    try:
+        for threads, size in ((1, 1), (1, 3), (1, 5), (2, 1), (2, 5)):
+            torch.set_num_threads(threads)
+            points = world_points(
+                label_discs(volume, InBatches(**vars(model), size=size), LabelConfig()).labels
+            )
+            expected = expected or points
+            assert points.keys() == expected.keys()
+            assert max(np.linalg.norm(points[k] - expected[k]) for k in points) <= 0.05
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True, eq=False)
+class InBatches(Model):
+    """Shows the network `size` images at once, filled up with the first one again."""
+
+    size: int = 1
+
+    def predict(self, images: Sequence[Image]) -> list[Heatmaps]:
+        found: list[Heatmaps] = []
+        for start in range(0, len(images), self.size):
+            batch = list(images[start : start + self.size])
+            filled = batch + [images[0]] * (self.size - len(batch))
+            found += super().predict(filled)[: len(batch)]
+        return found
+
+
+def val_scan(data: Path) -> Path:
+    with (data / "spine-mri" / "participants.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    name = next(row["participant_id"] for row in rows if row["split"] == "val")
+    return next((data / "spine-mri" / name).rglob("*.nii.gz"))
 
 
 def test_a_result_keeps_the_image_grid(model: Model, lumbar: Phantom, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ivdtool.commands.imports import heavy_imports
 from ivdtool.commands.options import (
     complain,
     device_option,
@@ -102,17 +103,18 @@ def label(
         raise UsageError("--anchor names a place in one image; label the images one by one")
 
     started = time.perf_counter()
-    from ivdtool.files import nifti_stem
-    from ivdtool.inference import load_model
-    from ivdtool.pipeline import (
-        Constraints,
-        LabelConfig,
-        PlaneConfig,
-        adapt_preprocessing,
-        label_discs,
-    )
-    from ivdtool.volumes import read_volume
-    from ivdtool.writers import default_name
+    with heavy_imports():
+        from ivdtool.files import nifti_stem
+        from ivdtool.inference import load_model
+        from ivdtool.pipeline import (
+            Constraints,
+            LabelConfig,
+            PlaneConfig,
+            adapt_preprocessing,
+            label_discs,
+        )
+        from ivdtool.volumes import read_volume
+        from ivdtool.writers import default_name
 
     outputs = _outputs(paths, images, output, default_name)
     pictures = _outputs(paths, images, qc, lambda path: f"{nifti_stem(path)}.png")
