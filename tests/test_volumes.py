@@ -250,10 +250,10 @@ def test_bytes_after_the_voxels_are_checked_but_not_read_as_voxels(tmp_path: Pat
 @given(st.data())
 def test_what_gzip_refuses_is_refused(tmp_path: Path, data: st.DataObject) -> None:
     """Python's own gzip judges: a stream that it cannot inflate to its end is not read."""
-    path = save(tmp_path / "a.nii.gz", make_image(make_voxels((5, 30, 60))))
+    path = save(tmp_path / "a.nii.gz", make_image())
     content = bytearray(path.read_bytes())
     end = data.draw(st.integers(len(content) - 40, len(content)))
-    for place in data.draw(st.lists(st.integers(10, end - 1), max_size=2)):
+    for place in data.draw(st.lists(st.integers(0, end - 1) | st.integers(0, 12), max_size=2)):
         content[place] = data.draw(st.integers(0, 255))
     content[end:] = data.draw(st.binary(max_size=20))
     path.write_bytes(content)
