@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine, from_matvec
 from nibabel.eulerangles import euler2mat
@@ -493,6 +493,7 @@ def test_affine_without_the_voxels(tmp_path: Path, shape: tuple[int, ...]) -> No
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(0, 351), st.integers(0, 255), min_size=1, max_size=4))
+@example({303: 127})  # a signalling NaN in the sform
 def test_a_damaged_header_is_read_or_refused(tmp_path: Path, edits: dict[int, int]) -> None:
     path = save(tmp_path / "a.nii", make_image(qform=make_affine()))
     content = bytearray(path.read_bytes())

@@ -158,7 +158,8 @@ def _load(path: Path) -> nib.Nifti1Image:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}; give the path of a .nii or .nii.gz file")
-    image = nib.load(path)
+    with np.errstate(invalid="ignore"):  # NaN in the affine is found later
+        image = nib.load(path)
     if not isinstance(image, nib.Nifti1Image):
         raise InputError(f"{path}: not a NIfTI file; convert it to .nii.gz first")
     return image
@@ -271,7 +272,8 @@ def header_affine(
         InputError: the affine places no voxels in space.
     """
     warnings: list[str] = []
-    sform, qform = header.get_sform(coded=True)[0], _qform(header)
+    with np.errstate(invalid="ignore"):
+        sform, qform = header.get_sform(coded=True)[0], _qform(header)
     if sform is not None and qform is not None:
         size = np.array(shape) - 1.0
         corners = np.array(np.meshgrid(*[(0.0, n) for n in size])).reshape(3, -1)
