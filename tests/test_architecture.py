@@ -90,9 +90,9 @@ ALLOWED = {
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates config errors export "
-    "inference levels metadata.ModelInfo model.STRIDE pipeline.BORDER_MM preprocessing search "
+    "inference levels metadata.ModelInfo model.STRIDE pipeline.credible preprocessing search "
     "skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
-    "torch verdict",
+    "verdict torch",
     "training.presets": "config errors training.loop",
     "training.__init__": "",
     "methods.method": "skeleton.Skeleton training.dataset training.loop torch",

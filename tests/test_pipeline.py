@@ -3,7 +3,7 @@
 import csv
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +15,7 @@ from nibabel import orientations
 
 import ivdtool
 from ivdtool.errors import NoDiscError
-from ivdtool.heatmaps import Heatmaps
+from ivdtool.heatmaps import Heatmaps, draw_heatmaps, pixels_to_cells
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import DiscLabels
 from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config
@@ -137,6 +137,31 @@ def test_the_spine_is_found_off_the_middle(model: Model, tmp_path: Path) -> None
     assert abs(plane - wanted) * step < 6
     hits, discs, _ = shares(result.labels, phantom)
     assert hits >= discs - 1
+
+
+@pytest.mark.parametrize(("left_mm", "labelled"), [(2.5, False), (3.5, True)])
+def test_no_label_on_a_disc_that_the_border_cuts(
+    left_mm: float, labelled: bool, model: Model, tmp_path: Path
+) -> None:
+    """With a network that knows the answer, and an image that ends so far below L5/S1."""
+    shape = (192, 128)
+    lumbar = slice(-6, None)
+    points = np.full((len(model.info.labels), 2), np.nan)
+    points[lumbar] = model.info.skeleton.mean_mm[lumbar]
+    points += np.array([shape[0] - 0.5 - left_mm, 64.0]) - points[-1]
+    heatmaps = draw_heatmaps(
+        pixels_to_cells(points, 4)[None], np.isfinite(points[None, :, 0]), (48, 32), 1.25
+    )
+    sure = replace(model, network=lambda _: torch.from_numpy(heatmaps))
+    data = np.random.default_rng(0).integers(0, 500, (5, shape[1], shape[0])).astype(np.int16)
+    path = tmp_path / "scan.nii"
+    nib.save(nib.Nifti1Image(data, np.diag([3.0, 1.0, 1.0, 1.0])), path)
+    config = LabelConfig(plane=PlaneConfig(reach_mm=0), keep_refused=True)
+    labels = label_discs(read_volume(path), sure, config).labels
+    assert [disc.label for disc in labels.discs] == [20, 21, 22, 23, 24, 25][: 5 + labelled]
+    # the last disc of the spine is what tells the level
+    assert labels.verdict == ("certain" if labelled else "check")
+    assert bool(labels.warnings) != labelled
 
 
 def test_noise_is_no_spine(model: Model, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from ivdtool.reports import (
 )
 from ivdtool.scoring import Evaluation, ScoredImage
 from ivdtool.skeleton import Skeleton
+from ivdtool.verdict import Judge
 
 POINTS = {label: np.array([0.0, 0.0, -20.0 * label]) for label in (3, 4, 5)}
 NEAR = {label: point + 1.0 for label, point in POINTS.items()} | {6: np.array([0.0, 0.0, -90.0])}
@@ -164,3 +165,6 @@ def test_description_of_a_model(tmp_path: Path) -> None:
         assert fact in text
     paper = replace(info, preprocessing=PreprocessingConfig(slices=6))
     assert "mean of 6 slices" in describe_model(paper, "abc123", path)
+    assert "verdict      none" in text
+    judged = replace(info, judge=Judge(-4.0, 6.0, 4.0, -12.0, 0.9, 0.25))
+    assert "certain=0.9, check=0.25" in describe_model(judged, "abc123", path)

@@ -105,6 +105,11 @@ class Constraints:
     def __bool__(self) -> bool:
         return self != Constraints()
 
+    @property
+    def tell_level(self) -> bool:
+        """Whether the level of a disc is given."""
+        return bool(self.anchors) or self.first_label is not None
+
     def __str__(self) -> str:
         parts = [f"anchor {anchor}" for anchor in self.anchors]
         if self.first_label is not None:

@@ -146,20 +146,6 @@ class DiscLabels:
         """Of the label image: (I, J, K), or (I, J) where the image is stored as one 2-D slice."""
         return tuple(self.header.get_data_shape()[:3])
 
-    @property
-    def doubt(self) -> str:
-        """What to know of labels whose verdict is not ``certain``, in a few words."""
-        if self.probability is None or not self.discs:
-            return ""
-        weakest = min(self.discs, key=lambda disc: disc.confidence)
-        doubt = (
-            f"all labels are right with a probability of {self.probability:.2f}, "
-            f"the least sure is {weakest.name}"
-        )
-        if not {ALL_LABELS[0], ALL_LABELS[-1]}.isdisjoint(disc.label for disc in self.discs):
-            return doubt
-        return f"{doubt}; neither C2/C3 nor L5/S1 is in view to tell the level by"
-
     def to_nifti(self) -> nib.Nifti1Image:
         """Return the label image: uint8, one voxel per disc, geometry bit for bit the source's.
 

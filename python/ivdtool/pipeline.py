@@ -18,9 +18,9 @@ from ivdtool.labels import Disc, DiscLabels
 from ivdtool.levels import ShiftAlternative, level_warning, shift_alternatives
 from ivdtool.metadata import ModelInfo
 from ivdtool.plane import PlaneConfig, find_plane
-from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
+from ivdtool.preprocessing import Grid, Image, PreprocessingConfig, prepare_image
 from ivdtool.search import Assignment, search_skeleton
-from ivdtool.verdict import gather_evidence
+from ivdtool.verdict import Evidence, gather_evidence
 from ivdtool.volumes import Volume, read_volume
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 BORDER_MM = 3.0  # about half the height of a disc
+FAINT = 0.3  # heatmap value: of the val labels that counted, none of the 20 below it was right
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
         heatmaps = model.predict([image])[0]
     with _timed(seconds, "candidates"):
         candidates = find_candidates(heatmaps, info.candidates)
-        # of a disc that the border cuts, nobody can tell where its tip is, or whether it is in view
-        candidates = candidates.only(image.grid.shows(candidates.positions, BORDER_MM))
+        # who knows the discs may point at a faint one
+        candidates = credible(candidates, image.grid, 0.0 if config.constraints else FAINT)
     with _timed(seconds, "search"):
         found = _search(candidates, info, config.constraints, image, volume.path)
     assignment = found.assignment
@@ -148,13 +149,23 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
             f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
         )
     labels = _make_labels(volume, image, found, model, config.constraints)
-    labels = _judge(labels, assignment, info)
+    labels = _judge(labels, gather_evidence(assignment, config.constraints.tell_level), info)
     if labels.verdict == "refused" and not config.keep_refused:
         raise RefusedError(
-            f"{volume.path}: refused: {labels.doubt}; label it by hand, or look at what was found "
+            f"{volume.path}: {labels.warnings[-1]}; label it by hand, or look at what was found "
             "with --keep-refused"
         )
     return Result(labels, image, assignment.candidates, assignment, seconds)
+
+
+def credible(candidates: Candidates, grid: Grid, least: float = FAINT) -> Candidates:
+    """Return the candidates of at least that heatmap value, not within 3 mm of the border.
+
+    Of a disc that the border cuts, nobody can tell where its tip is, or whether it is in view.
+    """
+    return candidates.only(
+        grid.shows(candidates.positions, BORDER_MM) & (candidates.scores >= least)
+    )
 
 
 def _search(
@@ -206,19 +217,20 @@ def _make_labels(
     )
 
 
-def _judge(labels: DiscLabels, assignment: Assignment, info: ModelInfo) -> DiscLabels:
+def _judge(labels: DiscLabels, evidence: Evidence, info: ModelInfo) -> DiscLabels:
     """The labels with their verdict, and what is doubtful about them as a warning."""
     if info.judge is None:
         return labels
-    evidence = gather_evidence(assignment)
-    judged = replace(
-        labels,
-        verdict=info.judge.verdict(evidence),
-        probability=info.judge.probability(evidence),
-    )
-    if judged.verdict == "certain":
-        return judged
-    return replace(judged, warnings=(*labels.warnings, f"{judged.verdict}: {judged.doubt}"))
+    verdict, probability = info.judge.verdict(evidence), info.judge.probability(evidence)
+    warnings = labels.warnings
+    if verdict != "certain":
+        least = min(labels.discs, key=lambda disc: disc.confidence)
+        doubt = f"all labels are right with a probability of {probability:.2f}"
+        doubt += f", the least sure is {least.name}"
+        if not evidence.anchored:
+            doubt += "; neither C2/C3 nor L5/S1 is in view to tell the level by"
+        warnings = (*warnings, f"{verdict}: {doubt}")
+    return replace(labels, verdict=verdict, probability=probability, warnings=warnings)
 
 
 def _summary(

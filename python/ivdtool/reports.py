@@ -240,6 +240,7 @@ def describe_model(info: ModelInfo, sha256: str, path: Path) -> str:
         f"{preprocessing.normalisation} normalisation",
         "candidates": str(info.candidates),
         "search": str(info.search),
+        "verdict": "none" if info.judge is None else str(info.judge),
     }
     lines = [info.name] + [f"  {key:<12} {value}" for key, value in facts.items()]
     for title, table in (("training", info.training), ("accuracy", info.accuracy)):

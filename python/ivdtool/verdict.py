@@ -30,7 +30,7 @@ class Evidence:
         mean: heatmap value of the discs, mean over all.
         irregularity: largest deviation of a step's length, 0..1: |log| of its ratio to the
             skeleton's step, the median ratio being 1. 0 where there are less than two steps.
-        anchored: whether C2/C3 or L5/S1 is among the discs.
+        anchored: whether C2/C3 or L5/S1 is among the discs, or a user told a level.
     """
 
     weakest: float
@@ -90,8 +90,12 @@ class Judge:
         return "check" if probability >= self.check else "refused"
 
 
-def gather_evidence(assignment: Assignment) -> Evidence:
+def gather_evidence(assignment: Assignment, level_known: bool = False) -> Evidence:
     """Return what speaks for and against the labels that the search chose.
+
+    Args:
+        assignment: the search's answer.
+        level_known: whether the user told the level of a disc.
 
     Raises:
         ValueError: no disc was found.
@@ -104,7 +108,7 @@ def gather_evidence(assignment: Assignment) -> Evidence:
         weakest=float(inner.min()),
         mean=float(scores.mean()),
         irregularity=_irregularity(assignment),
-        anchored=not {ALL_LABELS[0], ALL_LABELS[-1]}.isdisjoint(assignment.labels),
+        anchored=level_known or not {ALL_LABELS[0], ALL_LABELS[-1]}.isdisjoint(assignment.labels),
     )
 
 

@@ -18,7 +18,7 @@ __all__ = ["export"]
     "--calibrate",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Data set whose val split calibrates the confidence; may be given several times.",
+    help="Data set on whose val split confidence and verdict are fitted; may be given several times.",
 )
 @log_option
 def export(

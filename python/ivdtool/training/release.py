@@ -23,7 +23,7 @@ from ivdtool.inference import Model, load_model
 from ivdtool.levels import fit_level_calibration, shift_evidence
 from ivdtool.metadata import ModelInfo
 from ivdtool.model import STRIDE
-from ivdtool.pipeline import BORDER_MM
+from ivdtool.pipeline import credible
 from ivdtool.preprocessing import Grid, Image
 from ivdtool.search import Assignment, SearchConfig, search_skeleton
 from ivdtool.skeleton import Skeleton
@@ -36,6 +36,7 @@ from ivdtool.verdict import Evidence, gather_evidence
 __all__ = ["ReleaseConfig", "release_model"]
 
 WINDOWS = 14  # that confidence and verdict are fitted on, per val image
+MIN_SHIFTED = 10  # windows a level off; of fewer, no probability can be learnt
 AS_GIVEN = AugmentationConfig(
     rotation_deg=0, scale=1, aspect=1, bend_mm=0, shift_mm=0, crop_rows=0, crop_cols=0,
     gamma=1, tone=0, invert=0, bias=0, noise=0, blur=0, coarse=0,
@@ -118,14 +119,16 @@ def release_model(
         with TemporaryDirectory() as folder:
             draft = Path(folder) / "draft.pt"
             export_model(network, info, draft)
-            observed = _observe(load_model(draft, "cpu"), calibrate)
+            seen = _observe(load_model(draft, "cpu"), calibrate)
         try:
             info = replace(
                 info,
-                calibration=fit_calibration(observed.discs, observed.disc_right),
-                judge=fit_judge(observed.images, observed.image_right, observed.subjects),
-                levels=fit_level_calibration(observed.columns, observed.shifts),
+                calibration=fit_calibration(seen.discs, seen.disc_right),
+                judge=fit_judge(seen.images, seen.image_right, seen.subjects),
             )
+            if np.count_nonzero(seen.shifts) >= MIN_SHIFTED:
+                levels = fit_level_calibration(seen.level_evidence, seen.shifts)
+                info = replace(info, levels=levels)
         except ValueError as error:
             raise InputError(f"{calibrate[0]}: calibration: {error}") from error
     export_model(network, info, output)
@@ -133,14 +136,14 @@ def release_model(
 
 @dataclass(frozen=True)
 class _Observed:
-    """What was found in the val splits: of each disc and each image the evidence, and the truth."""
+    """Of each disc and each image found the evidence, and what turned out."""
 
     discs: list[tuple[float, float, float]] = field(default_factory=list)
     disc_right: list[bool] = field(default_factory=list)
     images: list[Evidence] = field(default_factory=list)
     image_right: list[bool] = field(default_factory=list)
     subjects: list[str] = field(default_factory=list)
-    columns: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    level_evidence: list[npt.NDArray[np.float64]] = field(default_factory=list)
     shifts: list[int] = field(default_factory=list)
 
 
@@ -149,7 +152,7 @@ def _observe(model: Model, datasets: Sequence[Path]) -> _Observed:
 
     Of a few good images alone one would learn that all discs are right.
     """
-    observed = _Observed()
+    seen = _Observed()
     sources = [source for folder in datasets for source in find_sources(folder, ["val"])]
     for number, source in enumerate(sources):
         unpadded = replace(model.info.preprocessing, size_multiple=1)
@@ -160,40 +163,37 @@ def _observe(model: Model, datasets: Sequence[Path]) -> _Observed:
             window = _window(case, changes, model.info.preprocessing.size_multiple, rng)
             found = _search(model, window)
             if found.labels:
-                _compare(observed, case, window, found)
-    return observed
+                _compare(seen, case, window, found)
+    return seen
 
 
-def _compare(observed: _Observed, case: Case, window: Crop, found: Assignment) -> None:
-    """Add one image to what was observed."""
+def _compare(seen: _Observed, case: Case, window: Crop, found: Assignment) -> None:
+    """Add one image to what was seen."""
     doubtful = case.unknown | {
         label
         for label, certain, inside in zip(case.labels, case.certain, window.inside_mm, strict=True)
         if not certain or abs(inside) <= UNSURE_MM
     }
-    truth = {
-        label: point
-        for label, point, inside in zip(case.labels, window.points, window.inside_mm, strict=True)
-        if inside > UNSURE_MM and label not in doubtful
-    }
+    points = dict(zip(case.labels, window.points, strict=True))
+    inside_mm = dict(zip(case.labels, window.inside_mm, strict=True))
     mean_score = float(found.scores.mean())
     right = {}
     for label, position, score, margin in zip(
         found.labels, found.positions, found.scores, found.margins, strict=True
     ):
         if label not in doubtful:
-            offset = position - truth.get(label, np.full(2, np.inf))
+            offset = position - points.get(label, np.full(2, np.inf))
             right[label] = bool(np.hypot(*offset) <= TOLERANCE_MM)
-            observed.discs.append((float(score), float(margin), mean_score))
-            observed.disc_right.append(right[label])
-    observed.images.append(gather_evidence(found))
-    observed.image_right.append(all(right.values()) and truth.keys() <= right.keys())
-    observed.subjects.append(case.source.subject)
-    shift = _shift(found, dict(zip(case.labels, window.points, strict=True)))
-    column = shift_evidence(found)
-    if shift in (-1, 0, 1) and column is not None:
-        observed.columns.append(column)
-        observed.shifts.append(shift)
+            seen.discs.append((float(score), float(margin), mean_score))
+            seen.disc_right.append(right[label])
+    wanted = {label for label in points if inside_mm[label] > UNSURE_MM} - doubtful
+    seen.images.append(gather_evidence(found))
+    seen.image_right.append(all(right.values()) and wanted <= right.keys())
+    seen.subjects.append(case.source.subject)
+    shift, evidence = _shift(found, points), shift_evidence(found)
+    if shift in (-1, 0, 1) and evidence is not None:
+        seen.level_evidence.append(evidence)
+        seen.shifts.append(shift)
 
 
 def _shift(found: Assignment, truth: Mapping[int, npt.NDArray[np.float64]]) -> int | None:
@@ -222,6 +222,5 @@ def _search(model: Model, window: Crop) -> Assignment:
     grid = Grid((rows, cols), (1.0, 1.0), np.eye(4), np.eye(4), window.field)
     (heatmaps,) = model.predict([Image(window.pixels.numpy(), grid)])
     info = model.info
-    candidates = find_candidates(heatmaps, info.candidates)
-    candidates = candidates.only(grid.shows(candidates.positions, BORDER_MM))
+    candidates = credible(find_candidates(heatmaps, info.candidates), grid)
     return search_skeleton(candidates, info.skeleton, info.search)
