@@ -18,6 +18,7 @@ from ivdtool.pipeline import LabelConfig, label
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.search import SearchConfig
 from ivdtool.skeleton import Skeleton
+from ivdtool.training import release
 from ivdtool.training.checkpoint import load_checkpoint, save_checkpoint
 from ivdtool.training.dataset import find_sources, load_case
 from ivdtool.training.release import ReleaseConfig, release_model
@@ -90,20 +91,14 @@ def test_what_the_model_says_of_itself(model_file: Path, trained_run: Path) -> N
 
 
 def test_confidence_is_calibrated(model_file: Path, spines: Path) -> None:
-    """Near the share of discs that are right; it was fitted on these images and windows of them."""
-    calibration = load_model(model_file, "cpu").info.calibration
+    """Over the windows it was fitted on, mean confidence is the share of discs that are right."""
+    model = load_model(model_file, "cpu")
+    calibration = model.info.calibration
     assert calibration != Calibration()
-    confidence: list[float] = []
-    right: list[bool] = []
-    for source in find_sources(spines, ["val"]):
-        truth = read_labels(source.labels)
-        for disc in label(source.image, model=model_file, config=KEEP).discs:
-            if disc.label in truth.uncertain | truth.unknown:
-                continue
-            confidence.append(disc.confidence)
-            known = truth.points.get(disc.label)
-            right.append(known is not None and bool(np.linalg.norm(disc.world_mm - known) < 5))
-    assert np.mean(confidence) == pytest.approx(np.mean(right), abs=0.15)
+    seen = release._observe(model, [spines])
+    confidence = [calibration.confidence(*evidence) for evidence in seen.discs]
+    assert len(confidence) > 50
+    assert np.mean(confidence) == pytest.approx(np.mean(seen.disc_right), abs=0.01)
 
 
 def test_verdicts_are_fitted(model_file: Path, spines: Path) -> None:
