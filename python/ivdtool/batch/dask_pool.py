@@ -1,0 +1,119 @@
+"""Worker processes on the machines of a Dask cluster."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from multiprocessing import current_process
+from types import TracebackType
+from typing import Any, Self
+
+from ivdtool.batch.pool import Pool
+from ivdtool.batch.worker import BatchConfig, Outcome, Prepare, Task
+from ivdtool.errors import IvdtoolError, UsageError
+
+__all__ = ["DaskPool"]
+
+Key = tuple[Any, ...]
+_pools: dict[Key, Pool] = {}  # of a Dask worker, one for each of its threads
+
+
+class DaskPool:
+    """Labels scans on a Dask cluster, as many at a time as it has threads.
+
+    Each thread of a Dask worker has a `Pool` of one process, so that time limits and dying workers
+    mean the same as on one machine. Of a Dask worker that dies with its machine, Dask hands the
+    scan to another one; which kills several, fails.
+    """
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        config: BatchConfig,
+        jobs: int,
+        timeout: float | None,
+        scheduler: str | None = None,
+    ) -> None:
+        """Connect to `scheduler`, or start a cluster of `jobs` workers here.
+
+        Raises:
+            UsageError: Dask is not installed, or the scheduler does not answer.
+        """
+        try:
+            import dask
+            from distributed import Client, LocalCluster
+        except ImportError as error:
+            raise UsageError("--executor dask needs Dask: pip install 'ivdtool[dask]'") from error
+        self._settings = prepare, config, timeout
+        self._cluster = None
+        if scheduler is None:
+            with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+                self._cluster = LocalCluster(
+                    n_workers=jobs, threads_per_worker=1, dashboard_address=None
+                )
+        try:
+            self._client = Client(self._cluster or scheduler)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--scheduler {scheduler}: no answer ({error})") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._cluster is None:
+            self._client.run(_close_pools)
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Label scans; yield outcomes as they come.
+
+        Raises:
+            IvdtoolError: no worker can start, or the cluster is gone.
+        """
+        from distributed import KilledWorker, as_completed
+
+        waiting = iter(tasks)
+        self._client.wait_for_workers(1)
+        sent: dict[Any, Task] = {}
+        done = as_completed()
+        while True:
+            room = max(1, sum(self._client.nthreads().values())) - len(sent)
+            for task in islice(waiting, max(0, room)):
+                future = self._client.submit(_label, *self._settings, task, pure=False)
+                sent[future.key] = task
+                done.add(future)
+            if not sent:
+                return
+            future = next(done)
+            task = sent.pop(future.key)
+            error = future.exception()
+            if error is None:
+                yield future.result()
+            elif isinstance(error, KilledWorker):
+                text = f"{task.input}: {' '.join(str(error).split())}"
+                yield Outcome(task.key, kind="WorkerDied", error=text, attempts=2)
+            elif isinstance(error, IvdtoolError):
+                raise error
+            else:
+                raise IvdtoolError(f"the Dask cluster failed: {error}") from error
+
+
+def _label(prepare: Prepare, config: BatchConfig, timeout: float | None, task: Task) -> Outcome:
+    """Run in a thread of a Dask worker."""
+    key = (threading.get_ident(), prepare, config, timeout)
+    if key not in _pools:
+        current_process().daemon = False  # Dask's own are, and could not have a child
+        _pools[key] = Pool(prepare, config, 1, timeout)
+    (outcome,) = _pools[key].run([task])
+    return outcome
+
+
+def _close_pools() -> None:
+    while _pools:
+        _pools.popitem()[1].close()
