@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import current_process
 from types import TracebackType
@@ -48,7 +49,7 @@ class DaskPool:
         if scheduler is None:
             with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
                 self._cluster = LocalCluster(
-                    n_workers=jobs, threads_per_worker=1, dashboard_address=None
+                    n_workers=jobs, threads_per_worker=1, dashboard_address=":0"
                 )
         try:
             self._client = Client(self._cluster or scheduler)
@@ -65,7 +66,8 @@ class DaskPool:
         trace: TracebackType | None,
     ) -> None:
         if self._cluster is None:
-            self._client.run(_close_pools)
+            with suppress(OSError):  # the scheduler may be gone
+                self._client.run(_close_pools)
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
@@ -92,6 +94,8 @@ class DaskPool:
                 return
             future = next(done)
             task = sent.pop(future.key)
+            if future.cancelled():
+                raise IvdtoolError("the Dask cluster is gone; start it and go on with --resume")
             error = future.exception()
             if error is None:
                 yield future.result()
