@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from ivdtool.batch.inputs import find_scans
 from ivdtool.batch.run import Resume, run_batch
 from ivdtool.batch.worker import Outcome
 from ivdtool.errors import UsageError
+from ivdtool.files import nifti_bytes
+from ivdtool.phantom import make_phantom, random_config
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -86,3 +91,27 @@ def test_no_scheduler_answers() -> None:
     quickly = dask.config.set({"distributed.comm.timeouts.connect": "500ms"})
     with quickly, pytest.raises(UsageError, match=r"--scheduler tcp://127\.0\.0\.1:1: no answer"):
         DaskPool(batch_stub.prepare, CONFIG, 1, None, "tcp://127.0.0.1:1")
+
+
+def test_the_script_for_slurm_runs_on_a_cluster_of_jobs(tmp_path: Path) -> None:
+    """On the queue that dask-jobqueue has for tests: jobs are processes here."""
+    pytest.importorskip("dask_jobqueue")
+    image = make_phantom(replace(random_config(7, "lumbar", "T2w"), spacing_mm=2.0)).image
+    scan = tmp_path / "in" / "sub-1_T2w.nii.gz"
+    scan.parent.mkdir()
+    scan.write_bytes(nifti_bytes(image, scan))
+    docs = Path(__file__).parents[1] / "docs"
+    code = f"""
+import sys
+sys.path.insert(0, {str(docs)!r})
+from dask_jobqueue.local import LocalCluster
+from slurm_batch import label_on, slurm_cluster
+options = {{"dashboard_address": ":0"}}
+cluster = LocalCluster(cores=1, processes=1, memory="2GB", scheduler_options=options)
+label_on(cluster, 1, {[str(scan.parent), "-o", str(tmp_path / "out")]!r})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 scans: 1 labelled, 0 failed")
