@@ -21,6 +21,7 @@ from ivdtool.batch.derivatives import describe_derivatives
 from ivdtool.batch.inputs import Filters, Scan, Shard, find_scans, take_shard
 from ivdtool.batch.manifest import Manifest
 from ivdtool.batch.pool import Pool
+from ivdtool.batch.progress import terminal_progress
 from ivdtool.batch.run import Resume, open_plan, run_batch
 from ivdtool.batch.summary import Summary
 from ivdtool.batch.worker import BatchConfig, Task
@@ -289,6 +290,30 @@ def wait_for_children(parent: int, count: int) -> list[int]:
         assert time.monotonic() < until
         time.sleep(0.02)
     return children
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(
+    terminal: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bar on a terminal, else lines; reasons in both."""
+    monkeypatch.setattr("ivdtool.batch.progress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    source = touch(tmp_path / "in", "a.nii", "bad.nii", "c.nii")
+    scans = find_scans([str(source)], tmp_path / "out")
+    with terminal_progress() as progress:
+        run_batch(
+            scans, tmp_path / "out", CONFIG, lambda _: Pool(batch_stub.prepare, CONFIG, 1, None),
+            progress=progress,
+        )  # fmt: skip
+    err = capsys.readouterr().err
+    assert f"Error: {source}/bad.nii: no good\n" in err
+    assert ("3/3" in err) == terminal
+    if not terminal:
+        assert err.splitlines()[-1].startswith("3 of 3 scans, 1 failed, ")
 
 
 # going on

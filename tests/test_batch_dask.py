@@ -108,7 +108,7 @@ from dask_jobqueue.local import LocalCluster
 from slurm_batch import label_on, slurm_cluster
 options = {{"dashboard_address": ":0"}}
 cluster = LocalCluster(cores=1, processes=1, memory="2GB", scheduler_options=options)
-label_on(cluster, 1, {[str(scan.parent), "-o", str(tmp_path / "out")]!r})
+label_on(cluster, 1, {[str(scan.parent), "-o", str(tmp_path / "out"), "-q"]!r})
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False

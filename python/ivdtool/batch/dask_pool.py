@@ -1,6 +1,7 @@
 """Worker processes on the machines of a Dask cluster."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -14,6 +15,7 @@ from ivdtool.errors import IvdtoolError, UsageError
 
 __all__ = ["DaskPool"]
 
+COUNT_SECONDS = 1.0  # between two looks at how many threads the cluster has
 Key = tuple[Any, ...]
 _pools: dict[Key, Pool] = {}  # of a Dask worker, one for each of its threads
 
@@ -78,34 +80,43 @@ class DaskPool:
         Raises:
             IvdtoolError: no worker can start, or the cluster is gone.
         """
-        from distributed import KilledWorker, as_completed
+        from distributed import as_completed
 
         waiting = iter(tasks)
         self._client.wait_for_workers(1)
         sent: dict[Any, Task] = {}
-        done = as_completed()
+        done = as_completed(with_results=True, raise_errors=False)
+        counted = threads = 0.0
         while True:
-            room = max(1, sum(self._client.nthreads().values())) - len(sent)
-            for task in islice(waiting, max(0, room)):
+            if time.monotonic() - counted > COUNT_SECONDS:  # workers come and go
+                counted = time.monotonic()
+                threads = max(1, sum(self._client.nthreads().values()))
+            for task in islice(waiting, max(0, int(threads) - len(sent))):
                 future = self._client.submit(_label, *self._settings, task, pure=False)
                 sent[future.key] = task
                 done.add(future)
             if not sent:
                 return
-            future = next(done)
-            task = sent.pop(future.key)
-            if future.cancelled():
-                raise IvdtoolError("the Dask cluster is gone; start it and go on with --resume")
-            error = future.exception()
-            if error is None:
-                yield future.result()
-            elif isinstance(error, KilledWorker):
-                text = f"{task.input}: {' '.join(str(error).split())}"
-                yield Outcome(task.key, kind="WorkerDied", error=text, attempts=2)
-            elif isinstance(error, IvdtoolError):
-                raise error
-            else:
-                raise IvdtoolError(f"the Dask cluster failed: {error}") from error
+            for future, result in done.next_batch(block=True):
+                yield _outcome(sent.pop(future.key), future.status, result)
+
+
+def _outcome(task: Task, status: str, result: Any) -> Outcome:
+    """What came of a future: its result, or kind of error, error and traceback."""
+    from distributed import KilledWorker
+
+    if status == "finished":
+        assert isinstance(result, Outcome)
+        return result
+    if status == "cancelled":
+        raise IvdtoolError("the Dask cluster is gone; start it and go on with --resume")
+    error = result[1]
+    if isinstance(error, KilledWorker):
+        text = f"{task.input}: {' '.join(str(error).split())}"
+        return Outcome(task.key, kind="WorkerDied", error=text, attempts=2)
+    if isinstance(error, IvdtoolError):
+        raise error
+    raise IvdtoolError(f"the Dask cluster failed: {error}") from error
 
 
 def _label(prepare: Prepare, config: BatchConfig, timeout: float | None, task: Task) -> Outcome:
