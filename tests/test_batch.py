@@ -87,6 +87,13 @@ def test_the_output_mirrors_the_folder(tmp_path: Path) -> None:
     touch(source, "x/a_label-discs_dlabel.nii.gz", "derivatives/labels/b.nii", "out/c.nii")
     assert outputs(find_scans([str(source)], source / "out")) == ["b", "x/a", "x/y/a"]
     assert outputs(find_scans([str(source)], source)) == ["b", "out/c", "x/a", "x/y/a"]
+    touch(source, "b_discs.nii.gz", "x/._a.nii.gz", "x/.0123456789abcdef.nii.gz")
+    found = find_scans([str(source)], source, suffix="discs")
+    assert [scan.output for scan in found][:2] == ["b_discs.nii.gz", "out/c_discs.nii.gz"]
+    assert len(found) == 4
+    (source / os.fsdecode(b"\xff.nii")).touch()
+    with pytest.raises(InputError, match="not UTF-8"):
+        find_scans([str(source)], source)
 
 
 def test_the_output_mirrors_below_a_pattern_or_what_holds_all(
@@ -383,6 +390,14 @@ def test_labels_of_another_scan_are_not_replaced(tmp_path: Path) -> None:
     one.rename(tmp_path / "moved")
     summary = run(tmp_path / "moved", tmp_path / "out", resume=Resume(wanted=True))
     assert counts(summary) == (0, 0, 1)
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "x/a.nii")
+    with pytest.raises(UsageError, match="cannot make this folder"):
+        run(source, touch(tmp_path, "out") / "out")
+    with pytest.raises(UsageError, match="cannot make this folder"):
+        run(source, touch(tmp_path / "other", "x"))
 
 
 def test_a_manifest_belongs_to_one_run(tmp_path: Path) -> None:

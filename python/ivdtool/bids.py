@@ -65,7 +65,7 @@ def is_dataset(folder: Path) -> bool:
 def anatomical_images(dataset: Path) -> list[Path]:
     """Return the NIfTI files in the anat folders of a data set, sorted."""
     paths = sorted(dataset.glob("sub-*/**/anat/*.nii*"))
-    return [path for path in paths if path.name.endswith(NIFTI_SUFFIXES)]
+    return [path for path in paths if _is_nifti(path)]
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -73,10 +73,15 @@ def images_below(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob("*.nii*"))
-        if path.name.endswith(NIFTI_SUFFIXES)
+        if _is_nifti(path)
         and "derivatives" not in path.relative_to(folder).parts
         and "_label" not in path.name
     ]
+
+
+def _is_nifti(path: Path) -> bool:
+    """By its name; hidden files are leftovers, or what macOS puts on foreign drives."""
+    return path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
 
 
 def read_participants(dataset: Path) -> list[dict[str, str]]:

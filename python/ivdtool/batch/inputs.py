@@ -115,12 +115,16 @@ def find_scans(
     base = None if root is None else _absolute(root)
     mine = _absolute(output)
     scans: dict[str, Scan] = {}
-    for path, folder in _find(inputs, listed):
+    for path, folder in _find(inputs, listed, suffix):
         below = base or folder
         if not path.is_relative_to(below):
             raise UsageError(f"{path}: not below --root {below}")
         if folder in mine.parents and mine in path.parents:
             continue
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{str(path)!a}: the name is not UTF-8; rename it") from error
         relative = path.relative_to(below)
         if filters.take(relative):
             name = f"{nifti_stem(path)}_{suffix}.nii.gz"
@@ -134,20 +138,25 @@ def take_shard(scans: Sequence[Scan], shard: Shard | None) -> Sequence[Scan]:
     return scans if shard is None else scans[shard.index - 1 :: shard.count]
 
 
-def _find(inputs: Iterable[str], listed: Iterable[str]) -> Iterator[tuple[Path, Path]]:
+def _find(inputs: Iterable[str], listed: Iterable[str], suffix: str) -> Iterator[tuple[Path, Path]]:
     """Absolute paths, each with the folder it was found in."""
     single = [_absolute(name) for name in listed]
     for name in inputs:
         path = _absolute(name)
         if path.is_dir():
             found = anatomical_images(path) if is_dataset(path) else images_below(path)
+            found = [scan for scan in found if not _is_label(scan, suffix)]
             if not found:
                 raise InputError(f"{name}: no .nii or .nii.gz file in this folder")
             yield from ((scan, path) for scan in found)
         elif has_magic(name) and not path.exists():
             folder = _fixed_part(path)
             matches = sorted(folder.glob(str(path.relative_to(folder))))
-            files = [match for match in matches if match.name.endswith(NIFTI_SUFFIXES)]
+            files = [
+                match
+                for match in matches
+                if match.name.endswith(NIFTI_SUFFIXES) and not _is_label(match, suffix)
+            ]
             if not files:
                 raise InputError(f"{name}: matches no .nii or .nii.gz file")
             yield from ((file, folder) for file in files)
@@ -156,6 +165,11 @@ def _find(inputs: Iterable[str], listed: Iterable[str]) -> Iterator[tuple[Path, 
     if single:
         folder = Path(os.path.commonpath([path.parent for path in single]))
         yield from ((path, folder) for path in single)
+
+
+def _is_label(path: Path, suffix: str) -> bool:
+    """Where labels are written beside the scans, those of an earlier run."""
+    return "_label" in path.name or path.name.endswith(f"_{suffix}.nii.gz")
 
 
 def _fixed_part(pattern: Path) -> Path:

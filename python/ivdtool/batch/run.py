@@ -74,10 +74,7 @@ def run_batch(
     started = time.monotonic()
     suffix = shard.suffix if shard else ""
     progress = progress or Progress()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{output}: cannot make this folder: {error.strerror}") from error
+    _make_folder(output)
     with ExitStack() as stack:
         manifest, plan = open_plan(scans, output, config, resume, shard, stack)
         assert manifest is not None
@@ -85,7 +82,7 @@ def run_batch(
         if resume.wanted:
             _remove_temporaries(folders, output, suffix)
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
         counts = {"labelled": 0, "failed": len(plan.failed)}
         disturbed = set()
         identities = {scan.output: identity for scan, identity in plan.label}
@@ -149,6 +146,13 @@ def open_plan(
         scans, output, config, manifest, retry_failed=resume.retry_failed, by_hash=resume.by_hash
     )
     return manifest, plan
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot make this folder: {error.strerror}") from error
 
 
 def _task(scan: Scan, output: Path, by_hash: bool) -> Task:
