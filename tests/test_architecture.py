@@ -59,7 +59,7 @@ ALLOWED = {
     "plane preprocessing search verdict volumes",
     "bids": "errors files labels.find_label_file",
     "batch.inputs": "bids errors files",
-    "batch.worker": "__version__ errors files | inference labelling",
+    "batch.worker": "__version__ errors files | inference labelling pipeline.Constraints",
     "batch.pool": "batch.worker errors",
     "batch.dask_pool": "batch.pool batch.worker errors",
     "batch.manifest": "batch.worker errors",

@@ -234,7 +234,7 @@ def test_a_missing_scan_is_a_row(tmp_path: Path) -> None:
 
 def test_lost_scans_are_noticed() -> None:
     with pytest.raises(IvdtoolError, match="scans were lost"):
-        Summary(scans=3, labelled=1, failed=1, skipped=0, seconds=1.0)
+        Summary(scans=3, labelled=1, failed=1, skipped=0, seconds=1.0, verdicts={})
 
 
 @pytest.mark.parametrize("kind", ["minmax", "percentile"])
@@ -244,6 +244,7 @@ def test_workers_that_cannot_start_end_the_run(kind: str, tmp_path: Path) -> Non
     with pytest.raises(kinds[kind], match=r"refuses to start|ended with exit code 3"):
         run(source, tmp_path / "out", replace(CONFIG, normalisation=kind))
     assert contents(tmp_path / "out") == {}
+    assert counts(run(source, tmp_path / "out")) == (2, 0, 0)  # nothing to go on with
 
 
 def test_a_worker_that_dies_between_two_scans_is_replaced(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ CREATE TABLE scans (
     error_kind TEXT,
     error TEXT,
     details TEXT,
+    verdict TEXT,
+    probability REAL,  -- that all labels are right
     warnings TEXT NOT NULL,  -- JSON list
     discs INTEGER NOT NULL,
     seconds REAL NOT NULL,
@@ -70,6 +72,8 @@ class Row:
     error_kind: str | None
     error: str | None
     details: str | None
+    verdict: str | None
+    probability: float | None
     warnings: str
     discs: int
     seconds: float
@@ -125,6 +129,10 @@ class Manifest:
     ) -> None:
         self._database.close()
 
+    def is_empty(self) -> bool:
+        """Whether nothing has been recorded."""
+        return self._database.execute("SELECT 1 FROM scans LIMIT 1").fetchone() is None
+
     def find(self, output: str) -> Row | None:
         """Return the record of a scan."""
         with self._usage_errors():
@@ -154,6 +162,8 @@ class Manifest:
             error_kind=outcome.kind,
             error=outcome.error,
             details=outcome.details,
+            verdict=labelled.verdict if labelled else None,
+            probability=labelled.probability if labelled else None,
             warnings=json.dumps(labelled.warnings if labelled else ()),
             discs=len(labelled.discs) if labelled else 0,
             seconds=outcome.seconds,

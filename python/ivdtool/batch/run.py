@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -99,7 +100,11 @@ def run_batch(
                 progress.done(outcome.error)
                 heard(outcome)
         summary = Summary(
-            len(scans), **counts, skipped=len(plan.skip), seconds=time.monotonic() - started
+            len(scans),
+            **counts,
+            skipped=len(plan.skip),
+            seconds=time.monotonic() - started,
+            verdicts=_count_verdicts(manifest, scans),
         )
         _remove_temporaries(disturbed, output, suffix)
         write_tables(output, suffix, manifest, scans, frozenset(plan.skip), summary)
@@ -131,21 +136,26 @@ def open_plan(
     """
     path = output / f"manifest{shard.suffix if shard else ''}.sqlite"
     parts = sorted(output.glob("manifest.shard-*.sqlite")) if shard is None else []
-    if not resume.wanted and (path.exists() or parts):
+    manifest = None
+    if path.exists() or not dry:
+        manifest = stack.enter_context(Manifest(path))
+    if not resume.wanted and (parts or (manifest is not None and not manifest.is_empty())):
         raise UsageError(
             f"{output}: holds the manifest of an earlier run; go on with --resume, or give another "
             "folder"
         )
-    if dry and not path.exists():
-        manifest = None
-    else:
-        manifest = stack.enter_context(Manifest(path))
+    if manifest is not None:
         for part in parts:
             manifest.absorb(part)
     plan = make_plan(
         scans, output, config, manifest, retry_failed=resume.retry_failed, by_hash=resume.by_hash
     )
     return manifest, plan
+
+
+def _count_verdicts(manifest: Manifest, scans: Iterable[Scan]) -> dict[str, int]:
+    rows = (manifest.find(scan.output) for scan in scans)
+    return dict(sorted(Counter(row.verdict for row in rows if row and row.verdict).items()))
 
 
 def _make_folder(path: Path) -> None:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Summary:
         failed: now, or before and not tried again.
         skipped: labelled by an earlier run.
         seconds: of this run.
+        verdicts: on all scans that are labelled now, by verdict.
 
     Raises:
         IvdtoolError: a scan is lost.
@@ -38,6 +39,7 @@ class Summary:
     failed: int
     skipped: int
     seconds: float
+    verdicts: Mapping[str, int]
 
     def __post_init__(self) -> None:
         if self.scans != self.labelled + self.failed + self.skipped:
@@ -86,13 +88,15 @@ def write_tables(
 
 
 _COLUMNS = (
-    "input", "output", "status", "discs", "warnings", "error_kind", "error", "seconds", "attempts",
+    "input", "output", "status", "discs", "verdict", "probability", "warnings", "error_kind", "error",
+    "seconds", "attempts",
 )  # fmt: skip
 
 
 def _cells(row: Row, status: str) -> list[Any]:
     warnings = "; ".join(json.loads(row.warnings))
+    probability = None if row.probability is None else f"{row.probability:.3f}"
     return [
-        row.input, row.output, status, row.discs, warnings, row.error_kind, row.error,
-        f"{row.seconds:.3f}", row.attempts,
+        row.input, row.output, status, row.discs, row.verdict, probability, warnings, row.error_kind,
+        row.error, f"{row.seconds:.3f}", row.attempts,
     ]  # fmt: skip

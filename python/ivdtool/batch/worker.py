@@ -45,6 +45,9 @@ class BatchConfig:
         slab_mm: see `slices`.
         normalisation: see `slices`.
         middle: do not look for the plane of the spine.
+        first_label: name of the topmost disc of every scan.
+        n_discs: to be found in every scan.
+        keep_refused: write labels whose verdict is ``refused``, too.
         reproducible: leave the date out of sidecars.
         slicer: write point lists for 3D Slicer.
         qc: write pictures.
@@ -58,6 +61,9 @@ class BatchConfig:
     slab_mm: float | None = None
     normalisation: str | None = None
     middle: bool = False
+    first_label: str | None = None
+    n_discs: int | None = None
+    keep_refused: bool = False
     reproducible: bool = False
     slicer: bool = False
     qc: bool = False
@@ -107,6 +113,8 @@ class Labelled:
 
     discs: tuple[DiscRow, ...]
     warnings: tuple[str, ...] = ()
+    verdict: str | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,11 +162,14 @@ def load_labeller(config: BatchConfig) -> Labeller:
     """
     from ivdtool.inference import load_model
     from ivdtool.labelling import Targets, label_scan, method_config
+    from ivdtool.pipeline import Constraints
 
     model = load_model(config.model, config.device, config.threads)
+    constraints = Constraints.parse((), config.first_label, config.n_discs)
     method = method_config(
-        model.info, config.slices, config.slab_mm, config.normalisation, config.middle
-    )
+        model.info, config.slices, config.slab_mm, config.normalisation, config.middle,
+        constraints, config.keep_refused,
+    )  # fmt: skip
 
     def label(task: Task) -> Labelled:
         output = Path(task.output)
@@ -178,7 +189,7 @@ def load_labeller(config: BatchConfig) -> Labeller:
             )
             for disc in labels.discs
         ]
-        return Labelled(tuple(discs), labels.warnings)
+        return Labelled(tuple(discs), labels.warnings, labels.verdict, labels.probability)
 
     return label
 

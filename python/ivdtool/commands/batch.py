@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ivdtool.commands.options import (
+    DOUBTFUL,
     device_option,
     log,
     log_option,
@@ -114,6 +115,10 @@ def batch(
     slab_mm: float | None,
     normalisation: str | None,
     middle: bool,
+    first_label: str | None,
+    n_discs: int | None,
+    strict: bool,
+    keep_refused: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -151,6 +156,9 @@ def batch(
         slab_mm=slab_mm,
         normalisation=normalisation,
         middle=middle,
+        first_label=first_label,
+        n_discs=n_discs,
+        keep_refused=keep_refused,
         reproducible=reproducible,
         slicer=slicer,
         qc=qc,
@@ -198,7 +206,8 @@ def batch(
             f"{summary.skipped} skipped, in {summary.seconds:.1f} s ({rate:.2f} labelled per "
             f"second); see {output / f'summary{suffix}.csv'}"
         )
-    return 1 if summary.failed else 0
+    doubtful = any(summary.verdicts.get(verdict) for verdict in DOUBTFUL[strict])
+    return 1 if summary.failed or doubtful else 0
 
 
 def _read_list(list_file: str | None) -> list[str]:

@@ -10,6 +10,7 @@ import click
 
 from ivdtool.commands.imports import heavy_imports
 from ivdtool.commands.options import (
+    DOUBTFUL,
     complain,
     device_option,
     log,
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from ivdtool.pipeline import Result
 
 __all__ = ["label"]
-
-DOUBTFUL = {False: {"refused"}, True: {"refused", "check"}}  # verdicts that end in exit code 1
 
 
 @click.command()

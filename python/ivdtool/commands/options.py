@@ -10,6 +10,7 @@ import click
 from ivdtool.errors import IvdtoolError, UsageError
 
 __all__ = [
+    "DOUBTFUL",
     "complain",
     "data_option",
     "device_option",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 log = logging.getLogger("ivdtool")
+DOUBTFUL = {False: {"refused"}, True: {"refused", "check"}}  # verdicts that end in exit code 1
 
 
 def complain(error: BaseException) -> None:
