@@ -37,7 +37,8 @@ ALLOWED = {
     "model": "networks torch",
     "metadata": "candidates.CandidateConfig config discs errors levels.LevelCalibration "
     "preprocessing.PreprocessingConfig search.SearchConfig skeleton.Skeleton verdict.Judge",
-    "inference": "errors files heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
+    "modelfile": "errors",
+    "inference": "errors files modelfile heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
     "preprocessing.Image torch",
     "constraints": "candidates.Candidates discs errors preprocessing.Grid search skeleton.Skeleton",
     "levels": "discs search.Assignment",
@@ -53,9 +54,22 @@ ALLOWED = {
     "overlay": "files",
     "phantom": "discs errors files labels writers",
     # the stages together
+    "labelling": "inference.Model metadata.ModelInfo pipeline volumes.read_volume writers | overlay",
     "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
     "plane preprocessing search verdict volumes",
     "bids": "errors files labels.find_label_file",
+    "batch.inputs": "bids errors files",
+    "batch.worker": "__version__ errors files | inference labelling pipeline.Constraints",
+    "batch.pool": "batch.worker errors",
+    "batch.dask_pool": "batch.pool batch.worker errors",
+    "batch.manifest": "batch.worker errors",
+    "batch.plan": "batch.inputs.Scan batch.manifest batch.worker errors",
+    "batch.progress": "",
+    "batch.summary": "__version__ batch.inputs.Scan batch.manifest batch.worker.DiscRow errors files",
+    "batch.derivatives": "__version__ files",
+    "batch.run": "batch.inputs batch.manifest batch.plan batch.progress batch.summary batch.worker "
+    "errors",
+    "batch.__init__": "",
     "checks": "bids discs errors files labels skeleton.Skeleton volumes",
     "evaluation": "",
     "reliability": "",

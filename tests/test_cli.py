@@ -20,7 +20,8 @@ import ivdtool
 from ivdtool.cli import main
 from ivdtool.commands.imports import heavy_imports
 from ivdtool.discs import disc_name
-from ivdtool.inference import INFO_FILE, model_path
+from ivdtool.inference import INFO_FILE
+from ivdtool.modelfile import model_path
 from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config, write_phantoms
 
 Run = Callable[..., tuple[int, str, str]]

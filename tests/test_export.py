@@ -18,9 +18,10 @@ from torch import nn
 from ivdtool.candidates import CandidateConfig
 from ivdtool.errors import ModelError, UsageError
 from ivdtool.export import export_model
-from ivdtool.inference import INFO_FILE, Model, load_model, model_path
+from ivdtool.inference import INFO_FILE, Model, load_model
 from ivdtool.metadata import Calibration, ModelInfo
 from ivdtool.model import build_network
+from ivdtool.modelfile import model_path
 from ivdtool.networks.blocks import Norm
 from ivdtool.preprocessing import Grid, Image, PreprocessingConfig
 from ivdtool.search import SearchConfig

@@ -152,10 +152,14 @@ def test_write_protected_folder(tmp_path: Path) -> None:
 def test_failed_sidecar_leaves_nothing(
     tmp_path: Path, labels: DiscLabels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    write = Path.write_bytes
 
-    monkeypatch.setattr(Path, "write_text", full)
+    def full(path: Path, content: bytes) -> int:
+        if path.suffix == ".json":
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UsageError, match="not writable: No space left on device"):
         write_labels(labels, tmp_path / "out.nii.gz")
     assert list(tmp_path.iterdir()) == []

@@ -2,4 +2,5 @@
 
 from ivdtool.cli import main
 
-main()
+if __name__ == "__main__":  # a process that `batch` spawns imports this module, too
+    main()

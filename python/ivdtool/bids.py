@@ -9,7 +9,14 @@ from ivdtool.errors import InputError
 from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
 from ivdtool.labels import find_label_file
 
-__all__ = ["BidsImage", "find_images", "read_participants"]
+__all__ = [
+    "BidsImage",
+    "anatomical_images",
+    "find_images",
+    "images_below",
+    "is_dataset",
+    "read_participants",
+]
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,38 @@ def find_images(dataset: Path) -> list[BidsImage]:
     """
     participants = {row["participant_id"]: row for row in read_participants(dataset)}
     images = []
-    for path in sorted(dataset.glob("sub-*/**/anat/*.nii*")):
-        if path.name.endswith(NIFTI_SUFFIXES):
-            subject = path.relative_to(dataset).parts[0]
-            labels = find_label_file(path, dataset)
-            images.append(BidsImage(path, subject, participants.get(subject, {}), labels))
+    for path in anatomical_images(dataset):
+        subject = path.relative_to(dataset).parts[0]
+        labels = find_label_file(path, dataset)
+        images.append(BidsImage(path, subject, participants.get(subject, {}), labels))
     return images
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder looks like a BIDS data set: subjects, and a description of them."""
+    return (folder / "dataset_description.json").is_file() and any(folder.glob("sub-*"))
+
+
+def anatomical_images(dataset: Path) -> list[Path]:
+    """Return the NIfTI files in the anat folders of a data set, sorted."""
+    paths = sorted(dataset.glob("sub-*/**/anat/*.nii*"))
+    return [path for path in paths if _is_nifti(path)]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the NIfTI files below any folder, sorted; without label files and derivatives."""
+    return [
+        path
+        for path in sorted(folder.rglob("*.nii*"))
+        if _is_nifti(path)
+        and "derivatives" not in path.relative_to(folder).parts
+        and "_label" not in path.name
+    ]
+
+
+def _is_nifti(path: Path) -> bool:
+    """By its name; hidden files are leftovers, or what macOS puts on foreign drives."""
+    return path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
 
 
 def read_participants(dataset: Path) -> list[dict[str, str]]:

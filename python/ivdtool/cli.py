@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 
 from ivdtool import __version__
+from ivdtool.commands.batch import batch
 from ivdtool.commands.benchmark import benchmark
 from ivdtool.commands.check_data import check_data
 from ivdtool.commands.compare import compare
@@ -77,7 +78,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    label, train, presets, compare, export, evaluate, check_data, phantom, show_model, benchmark,
+    label, batch, train, presets, compare, export, evaluate, check_data, phantom, show_model, benchmark,
     skeleton,
 )  # fmt: skip
 for command in COMMANDS:

@@ -5,7 +5,6 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from ivdtool.errors import ModelError, UsageError
 from ivdtool.files import check_archive
 from ivdtool.heatmaps import Heatmaps, cells_to_pixels
 from ivdtool.metadata import ModelInfo
+from ivdtool.modelfile import model_path
 from ivdtool.preprocessing import Image
 
-__all__ = ["DEFAULT_MODEL", "INFO_FILE", "Model", "load_model", "model_path"]
+__all__ = ["INFO_FILE", "Model", "load_model"]
 
-DEFAULT_MODEL = "robust"
 INFO_FILE = "ivdtool.json"  # inside the TorchScript archive
 
 
@@ -60,24 +59,6 @@ class Model:
         channels[:, ~grid.shows(cells_to_pixels(cells, stride))] = 0
         spacing_mm = (grid.spacing_mm[0] * stride, grid.spacing_mm[1] * stride)
         return Heatmaps(channels, self.info.labels, stride, spacing_mm)
-
-
-def model_path(model: str | Path | None) -> Path:
-    """Return the file of a model: a path, or the name of one inside the package.
-
-    Raises:
-        ModelError: there is no such file.
-    """
-    name = str(model or DEFAULT_MODEL)
-    if "/" not in name and not name.endswith(".pt"):
-        path = Path(str(files("ivdtool") / "models" / f"{name}.pt"))
-        if not path.is_file():
-            known = sorted(p.stem for p in path.parent.glob("*.pt"))
-            raise ModelError(f"no model is called {name!r}; known are {', '.join(known) or 'none'}")
-        return path
-    if not Path(name).is_file():
-        raise ModelError(f"{name}: no such model file")
-    return Path(name)
 
 
 def load_model(

@@ -1,5 +1,6 @@
 """Write disc labels: a NIfTI label image and its JSON sidecar, both or neither."""
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,8 +9,12 @@ from ivdtool.errors import UsageError
 from ivdtool.files import atomic_writes, nifti_bytes, nifti_stem
 from ivdtool.labels import DiscLabels
 
-__all__ = ["default_name", "sidecar_path", "write_labels"]
+__all__ = ["default_name", "markups_json", "markups_path", "sidecar_path", "write_labels"]
 
+MARKUPS_SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/"
+    "Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
+)
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"  # as in the sidecars of Spine Generic; UTC
 
 
@@ -27,7 +32,41 @@ def sidecar_path(path: str | Path) -> Path:
     return Path(path).with_name(f"{nifti_stem(path)}.json")
 
 
-def write_labels(labels: DiscLabels, path: str | Path, reproducible: bool = False) -> None:
+def markups_path(path: str | Path) -> Path:
+    """Return the 3D Slicer file beside a label image.
+
+    Raises:
+        UsageError: the label image's name does not end in .nii.gz or .nii.
+    """
+    return Path(path).with_name(f"{nifti_stem(path)}.mrk.json")
+
+
+def markups_json(labels: DiscLabels) -> str:
+    """Return the discs as a point list of 3D Slicer (markups schema 1.0.3), LPS mm."""
+    points = [
+        {
+            "id": str(disc.label),
+            "label": disc.name,
+            "description": f"confidence {disc.confidence:.2f}",
+            "position": [round(float(x), 6) + 0.0 for x in disc.world_mm * (-1, -1, 1)],
+            "positionStatus": "defined",
+        }
+        for disc in labels.discs
+    ]
+    markup = {
+        "type": "Fiducial",
+        "name": "discs",
+        "coordinateSystem": "LPS",
+        "coordinateUnits": "mm",
+        "labelFormat": "%N-%d",
+        "controlPoints": points,
+    }
+    return json.dumps({"@schema": MARKUPS_SCHEMA, "markups": [markup]}, indent=2) + "\n"
+
+
+def write_labels(
+    labels: DiscLabels, path: str | Path, reproducible: bool = False, slicer: bool = False
+) -> None:
     """Write `path` and its sidecar; existing files are replaced.
 
     The date in the sidecar is SOURCE_DATE_EPOCH, where the environment has it, else now.
@@ -37,6 +76,7 @@ def write_labels(labels: DiscLabels, path: str | Path, reproducible: bool = Fals
         path: .nii.gz or .nii; the sidecar has the same stem.
         reproducible: leave the date out, unless SOURCE_DATE_EPOCH gives it: the same labels
             make the same bytes.
+        slicer: write a point list for 3D Slicer, ``.mrk.json``, as well.
 
     Raises:
         UsageError: the name does not end in .nii.gz or .nii, the files would replace the image
@@ -47,11 +87,15 @@ def write_labels(labels: DiscLabels, path: str | Path, reproducible: bool = Fals
     ours = {path.resolve(), sidecar.resolve()}
     if ours & {labels.source.resolve(), sidecar_path(labels.source).resolve()}:
         raise UsageError(f"{path}: would replace the image or its sidecar; choose another name")
-    image = nifti_bytes(labels.to_nifti(), path)
-    text = labels.to_json(_date(reproducible))
-    with atomic_writes(path, sidecar) as (temporary_image, temporary_sidecar):
-        temporary_image.write_bytes(image)
-        temporary_sidecar.write_text(text, encoding="utf-8", newline="\n")
+    contents = {
+        path: nifti_bytes(labels.to_nifti(), path),
+        sidecar: labels.to_json(_date(reproducible)).encode(),
+    }
+    if slicer:
+        contents[markups_path(path)] = markups_json(labels).encode()
+    with atomic_writes(*contents) as temporaries:
+        for temporary, content in zip(temporaries, contents.values(), strict=True):
+            temporary.write_bytes(content)
 
 
 def _date(reproducible: bool) -> str | None:

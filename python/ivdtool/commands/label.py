@@ -10,12 +10,15 @@ import click
 
 from ivdtool.commands.imports import heavy_imports
 from ivdtool.commands.options import (
+    DOUBTFUL,
     complain,
     device_option,
     log,
     log_option,
+    method_options,
     model_option,
     threads_option,
+    volume_option,
 )
 from ivdtool.errors import InputError, IvdtoolError, UsageError
 
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     from ivdtool.pipeline import Result
 
 __all__ = ["label"]
-
-DOUBTFUL = {False: {"refused"}, True: {"refused", "check"}}  # verdicts that end in exit code 1
 
 
 @click.command()
@@ -40,11 +41,7 @@ DOUBTFUL = {False: {"refused"}, True: {"refused", "check"}}  # verdicts that end
 @model_option
 @device_option
 @threads_option
-@click.option("--volume", metavar="N|mean", help="Which volume of a 4-D image.")
-@click.option("--slices", type=click.IntRange(1), help="Average this many slices, not ~6 mm.")
-@click.option("--slab-mm", type=click.FloatRange(0, min_open=True), help="Thickness to average.")
-@click.option("--normalisation", type=click.Choice(["percentile", "minmax"]))
-@click.option("--middle", is_flag=True, help="Take the middle slices; do not look for the spine.")
+@method_options
 @click.option(
     "--anchor",
     "anchors",
@@ -52,14 +49,10 @@ DOUBTFUL = {False: {"refused"}, True: {"refused", "check"}}  # verdicts that end
     metavar="NAME@X,Y,Z",
     help="The disc at this place in world mm (RAS+) is NAME; the others follow. May repeat.",
 )
-@click.option("--first-label", metavar="NAME", help="The topmost disc is this one, e.g. C2/C3.")
-@click.option("--n-discs", type=int, help="So many discs are to be found.")
 @click.option("--explain", is_flag=True, help="Print what the skeleton search weighed and did.")
 @click.option(
     "--explain-tree", type=click.Path(path_type=Path), help="PNG of the search tree; one image."
 )
-@click.option("--strict", is_flag=True, help="Exit with 1 where a verdict is check, too.")
-@click.option("--keep-refused", is_flag=True, help="Write labels whose verdict is refused, too.")
 @click.option("--reproducible", is_flag=True, help="Leave the date out: same input, same bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the sidecar instead of a table.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -95,7 +88,7 @@ def label(
     beside it. Every image gets a verdict: certain; check (look at the labels); or refused (most
     likely wrong: nothing is written, and the exit code is 1).
     """
-    which = _volume_option(volume)
+    which = volume_option(volume)
     paths = _find_images(images)
     if explain_tree is not None and len(paths) > 1:
         raise UsageError("--explain-tree draws the search of one image only")
@@ -106,37 +99,25 @@ def label(
     with heavy_imports():
         from ivdtool.files import nifti_stem
         from ivdtool.inference import load_model
-        from ivdtool.pipeline import (
-            Constraints,
-            LabelConfig,
-            PlaneConfig,
-            adapt_preprocessing,
-            label_discs,
-        )
-        from ivdtool.volumes import read_volume
+        from ivdtool.labelling import Targets, label_scan, method_config
+        from ivdtool.pipeline import Constraints
         from ivdtool.writers import default_name
 
     outputs = _outputs(paths, images, output, default_name)
     pictures = _outputs(paths, images, qc, lambda path: f"{nifti_stem(path)}.png")
     constraints = Constraints.parse(anchors, first_label, n_discs)
     loaded = load_model(model, device, threads)
-    preprocessing = adapt_preprocessing(loaded.info.preprocessing, slices, slab_mm, normalisation)
-    plane = PlaneConfig(reach_mm=0) if middle else PlaneConfig()
-    config = LabelConfig(preprocessing, plane, constraints, keep_refused=keep_refused)
+    config = method_config(
+        loaded.info, slices, slab_mm, normalisation, middle, constraints, keep_refused
+    )
     start_up = time.perf_counter() - started
 
     documents: list[dict[str, Any]] = []
     failures: list[IvdtoolError] = []
     for path in paths:
         try:
-            started = time.perf_counter()
-            scan = read_volume(path, which)
-            reading = time.perf_counter() - started
-            result = label_discs(scan, loaded, config)
-            started = time.perf_counter()
-            _write_result(result, outputs.get(path), pictures.get(path), reproducible)
-            seconds = {"reading": reading, **result.seconds}
-            seconds["writing"] = time.perf_counter() - started
+            targets = Targets(outputs.get(path), pictures.get(path), reproducible)
+            result = label_scan(path, loaded, config, which, targets)
         except IvdtoolError as error:
             if len(paths) == 1 or isinstance(error, UsageError):
                 raise
@@ -152,7 +133,7 @@ def label(
         if explain or explain_tree is not None:
             _explain(result, loaded.info, explain and not as_json, explain_tree)
         if verbose:
-            _print_times({"start-up": start_up, **seconds})
+            _print_times({"start-up": start_up, **result.seconds})
     if as_json:
         click.echo(json.dumps(documents[0] if len(paths) == 1 else documents, indent=2))
     if failures:
@@ -161,28 +142,16 @@ def label(
     return 1 if failures or doubtful else 0
 
 
-def _volume_option(value: str | None) -> int | str | None:
-    if value is None or value == "mean":
-        return value
-    if not value.isdigit():
-        raise UsageError(f"--volume takes a number or mean, not {value}")
-    return int(value)
-
-
 def _find_images(images: tuple[Path, ...]) -> list[Path]:
     """Files as given; folders searched for NIfTI files, label files and derivatives left out."""
+    from ivdtool.bids import images_below
+
     found: list[Path] = []
     for path in images:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [
-            file
-            for file in sorted(path.rglob("*.nii*"))
-            if file.name.endswith((".nii", ".nii.gz"))
-            and "derivatives" not in file.relative_to(path).parts
-            and "_label" not in file.name
-        ]
+        inside = images_below(path)
         if not inside:
             raise InputError(f"{path}: no .nii or .nii.gz file in this folder")
         found += inside
@@ -207,27 +176,6 @@ def _outputs(
     except OSError as error:
         raise UsageError(f"{output}: cannot make this folder: {error.strerror}") from error
     return targets
-
-
-def _write_result(
-    result: "Result", output: Path | None, picture: Path | None, reproducible: bool
-) -> None:
-    from ivdtool.writers import write_labels
-
-    if output is not None:
-        write_labels(result.labels, output, reproducible)
-    if picture is not None:
-        from ivdtool.overlay import OverlayPoint, write_overlay
-
-        image = result.image
-        discs = [
-            OverlayPoint(float(row), float(col), disc.name, disc.confidence)
-            for (row, col), disc in zip(
-                result.assignment.positions, result.labels.discs, strict=True
-            )
-        ]
-        title = result.labels.source.name
-        write_overlay(picture, image.pixels, image.grid.spacing_mm, discs, title)
 
 
 def _print_discs(path: Path, result: "Result", output: Path | None) -> None:

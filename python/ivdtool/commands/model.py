@@ -13,7 +13,8 @@ __all__ = ["show_model"]
 @log_option
 def show_model(model: str | None, as_json: bool) -> None:
     """Show what a model file (NAME or FILE) contains."""
-    from ivdtool.inference import load_model, model_path
+    from ivdtool.inference import load_model
+    from ivdtool.modelfile import model_path
     from ivdtool.reports import describe_model
 
     loaded = load_model(model, "cpu")

@@ -1,0 +1,270 @@
+"""Acceptance of `ivdtool batch` on a cohort: the same bytes whatever the way, speed, memory.
+
+    python -m benchmarks.cohort FOLDER --scans 300
+    python -m benchmarks.cohort FOLDER --memory 2000
+
+The first makes a cohort of real scans, phantoms and ten damaged ones in FOLDER and labels it scan by
+scan with `ivdtool label`, then with `ivdtool batch`: one job, two, Dask, and killed ten times and
+resumed. The second labels phantoms, many times over, and watches the memory of all processes.
+"""
+
+import argparse
+import gzip
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+from tests.damaged import REASONS, damage
+from tests.test_batch import contents, table
+
+from ivdtool.benchmark.timing import expect
+from ivdtool.bids import images_below
+from ivdtool.errors import IvdtoolError
+from ivdtool.files import nifti_bytes
+from ivdtool.inference import Model, load_model
+from ivdtool.labelling import Targets, label_scan, method_config
+from ivdtool.phantom import make_phantom, random_config
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+IVDTOOL = (sys.executable, "-m", "ivdtool")
+SUFFIX = "_label-discs_dlabel.nii.gz"
+KILLS = 10
+LOOPED = 10
+
+
+def make_cohort(folder: Path, count: int) -> Path:
+    """Real scans by symbolic link, phantoms, ten damaged scans: `count` in all."""
+    cohort = folder / "cohort"
+    if cohort.exists():
+        return cohort
+    real = [path for part in ("spine-mri", "neck-slices") for path in images_below(DATA / part)]
+    half = (count - len(REASONS)) // 2
+    real = real[:: max(1, len(real) // half)][:half]
+    for path in real:
+        link = cohort / "real" / path.relative_to(DATA)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    for seed in range(count - len(real) - len(REASONS)):
+        write_phantom(cohort / "phantoms" / f"{seed % 10}" / f"ph{seed:03}_T2w.nii.gz", seed)
+    damage(cohort / "phantoms" / "0" / "ph000_T2w.nii.gz", cohort / "damaged")
+    return cohort
+
+
+def write_phantom(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(nifti_bytes(make_phantom(random_config(7000 + seed)).image, path))
+
+
+class Timed:
+    """A model that adds up the time of its network."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def load(self) -> Model:
+        model = load_model(device="cpu", threads=1)
+        network = model.network
+
+        def call(*arguments: object) -> object:
+            started = time.perf_counter()
+            values = network(*arguments)
+            self.seconds += time.perf_counter() - started
+            return values
+
+        return replace(model, network=call)
+
+
+def label_one_by_one(cohort: Path, output: Path) -> dict[str, float]:
+    """What `ivdtool label` does with every scan; seconds of it, and of the floors alone."""
+    timed = Timed()
+    model = timed.load()
+    config = method_config(model.info)
+    whole = inflate = 0.0
+    for path in images_below(cohort):
+        target = output / path.relative_to(cohort).with_name(
+            f"{path.name.removesuffix('.gz').removesuffix('.nii')}{SUFFIX}"
+        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        before, started = timed.seconds, time.perf_counter()
+        try:
+            label_scan(path, model, config, None, Targets(target, reproducible=True))
+        except IvdtoolError:
+            timed.seconds = before
+            continue
+        whole += time.perf_counter() - started
+        inflate += inflate_seconds(path)
+    return {"whole": whole, "inflate": inflate, "network": timed.seconds}
+
+
+def inflate_seconds(path: Path) -> float:
+    content = path.read_bytes()
+    started = time.perf_counter()
+    if path.suffix == ".gz":
+        gzip.decompress(content)
+    return time.perf_counter() - started
+
+
+def check_command(cohort: Path, reference: Path, folder: Path) -> float:
+    """The command itself on some scans, in a loop: same bytes; seconds per scan."""
+    labelled = sorted(reference.rglob(f"*{SUFFIX}"))
+    chosen = labelled[:: max(1, len(labelled) // LOOPED)][:LOOPED]
+    seconds = 0.0
+    for label in chosen:
+        stem = label.relative_to(reference).as_posix().removesuffix(SUFFIX)
+        (scan,) = (cohort / stem).parent.glob(f"{Path(stem).name}.nii*")
+        output = folder / label.relative_to(reference)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        command = (*IVDTOOL, "label", scan, "-o", output, "--threads", "1", "--reproducible", "-q")
+        started = time.perf_counter()
+        subprocess.run(command, check=True)
+        seconds += time.perf_counter() - started
+        for path in (output, output.with_name(output.name.replace(".nii.gz", ".json"))):
+            expect(
+                path.read_bytes() == (reference / path.relative_to(folder)).read_bytes(),
+                f"{path}: other bytes than without the command",
+            )
+    return seconds / len(chosen)
+
+
+def batch(cohort: Path, output: Path, *options: str) -> subprocess.Popen[str]:
+    command = (*IVDTOOL, "batch", str(cohort), "-o", str(output), "--reproducible", *options)
+    return subprocess.Popen(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> float:
+    started = time.perf_counter()
+    text, _ = process.communicate()
+    print("   ", text.strip())
+    expect(process.returncode == 1, f"exit code {process.returncode}, not 1 for ten failures")
+    return time.perf_counter() - started
+
+
+def kill_and_resume(cohort: Path, output: Path, whole: float) -> None:
+    rng = random.Random(1)
+    for kill in range(KILLS):
+        process = batch(cohort, output, "--jobs", "2", "--resume")
+        try:
+            process.wait(4 + rng.uniform(0.05, 0.9) * whole / KILLS)
+            break
+        except subprocess.TimeoutExpired:
+            if kill % 2:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.communicate()
+    finish(batch(cohort, output, "--jobs", "2", "--resume"))
+
+
+def check(name: str, cohort: Path, output: Path, reference: Path) -> None:
+    """Same bytes as one by one, every scan accounted for, ten reasons right."""
+    expect(contents(output) == contents(reference), f"{name}: other files than one by one")
+    rows = table(output / "summary.csv")
+    expect(len(rows) == len(images_below(cohort)), f"{name}: {len(rows)} rows")
+    failed = {scan: row["error"] for scan, row in rows.items() if row["status"] == "failed"}
+    wrong = [scan for scan, reason in REASONS.items() if reason not in failed.get(scan, "")]
+    expect(not wrong, f"{name}: wrong reasons for {wrong}")
+    others = sorted(set(failed) - set(REASONS))
+    print(f"    same bytes, ten reasons right; failed besides: {', '.join(others) or 'none'}")
+
+
+def accept(folder: Path, count: int) -> None:
+    cohort, reference = make_cohort(folder, count), folder / "one-by-one"
+    print(f"{len(images_below(cohort))} scans in {cohort}")
+    shutil.rmtree(reference, ignore_errors=True)
+    started = time.perf_counter()
+    floors = label_one_by_one(cohort, reference)
+    labelled = len(list(reference.rglob(f"*{SUFFIX}")))
+    print(f"one by one in one process: {time.perf_counter() - started:.1f} s, {labelled} labelled")
+    for name, seconds in floors.items():
+        print(f"    {name}: {1000 * seconds / labelled:.0f} ms per labelled scan")
+    loop = check_command(cohort, reference, folder / "loop")
+    print(f"shell loop, {LOOPED} scans: {loop:.2f} s per scan")
+    wall: dict[str, float] = {}
+    ways: dict[str, Callable[[Path], float]] = {
+        "jobs 1": lambda out: finish(batch(cohort, out, "--jobs", "1")),
+        "jobs 2": lambda out: finish(batch(cohort, out, "--jobs", "2")),
+        "dask": lambda out: finish(batch(cohort, out, "--jobs", "2", "--executor", "dask")),
+    }
+    for name, way in ways.items():
+        print(name)
+        output = folder / name.replace(" ", "-")
+        shutil.rmtree(output, ignore_errors=True)
+        wall[name] = way(output)
+        check(name, cohort, output, reference)
+    print(f"killed {KILLS} times and resumed")
+    shutil.rmtree(folder / "killed", ignore_errors=True)
+    kill_and_resume(cohort, folder / "killed", wall["jobs 2"])
+    check("killed", cohort, folder / "killed", reference)
+    least = (floors["inflate"] + floors["network"]) / 2
+    print(f"floors on two cores / jobs 2: {100 * least / wall['jobs 2']:.0f} %")
+    print(f"shell loop / jobs 2, per scan: {loop * labelled / wall['jobs 2']:.1f}")
+
+
+def watch_memory(folder: Path, count: int) -> None:
+    """Label `count` links to 40 phantoms; print the highest memory of each process by progress."""
+    source, output = folder / "phantoms", folder / "phantoms-out"
+    for seed in range(40):
+        if not (path := source / f"{seed:02}.nii.gz").exists():
+            write_phantom(path, seed)
+    many = folder / "many"
+    shutil.rmtree(many, ignore_errors=True)
+    shutil.rmtree(output, ignore_errors=True)
+    for number in range(count):
+        link = many / f"{number // 100:03}" / f"{number:05}.nii.gz"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source / f"{number % 40:02}.nii.gz")
+    process = batch(many, output, "--jobs", "2")
+    quarters = [count * quarter // 4 for quarter in (1, 2, 3, 4)]
+    highest = dict.fromkeys(quarters, (0.0, 0.0))
+    while process.poll() is None:
+        done = sum(1 for _ in output.rglob("*.json"))
+        main, workers = memory_mib(process.pid)
+        quarter = next((q for q in quarters if done <= q), count)
+        highest[quarter] = (max(highest[quarter][0], main), max(highest[quarter][1], workers))
+        time.sleep(1.0)
+    print(process.communicate()[0].strip())
+    for quarter, (main, workers) in highest.items():
+        print(f"up to {quarter} scans: main {main:.0f} MiB, the largest worker {workers:.0f} MiB")
+
+
+def memory_mib(pid: int) -> tuple[float, float]:
+    def resident() -> Iterator[float]:
+        for process in [psutil.Process(pid), *psutil.Process(pid).children()]:
+            yield process.memory_info().rss / 2**20
+
+    try:
+        main, *workers = resident()
+    except psutil.NoSuchProcess:
+        return 0.0, 0.0
+    return main, max(workers, default=0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--scans", type=int)
+    parser.add_argument("--memory", type=int)
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.scans:
+        accept(folder, arguments.scans)
+    if arguments.memory:
+        watch_memory(folder, arguments.memory)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Cohorts: many scans, labelled by worker processes, recorded in a manifest."""

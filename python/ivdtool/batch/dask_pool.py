@@ -1,0 +1,134 @@
+"""Worker processes on the machines of a Dask cluster."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from multiprocessing import current_process
+from types import TracebackType
+from typing import Any, Self
+
+from ivdtool.batch.pool import Pool
+from ivdtool.batch.worker import BatchConfig, Outcome, Prepare, Task
+from ivdtool.errors import IvdtoolError, UsageError
+
+__all__ = ["DaskPool"]
+
+COUNT_SECONDS = 1.0  # between two looks at how many threads the cluster has
+Key = tuple[Any, ...]
+_pools: dict[Key, Pool] = {}  # of a Dask worker, one for each of its threads
+
+
+class DaskPool:
+    """Labels scans on a Dask cluster, as many at a time as it has threads.
+
+    Each thread of a Dask worker has a `Pool` of one process, so that time limits and dying workers
+    mean the same as on one machine. Of a Dask worker that dies with its machine, Dask hands the
+    scan to another one; which kills several, fails.
+    """
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        config: BatchConfig,
+        jobs: int,
+        timeout: float | None,
+        scheduler: str | None = None,
+    ) -> None:
+        """Connect to `scheduler`, or start a cluster of `jobs` workers here.
+
+        Raises:
+            UsageError: Dask is not installed, or the scheduler does not answer.
+        """
+        try:
+            import dask
+            from distributed import Client, LocalCluster
+        except ImportError as error:
+            raise UsageError("--executor dask needs Dask: pip install 'ivdtool[dask]'") from error
+        self._settings = prepare, config, timeout
+        self._cluster = None
+        if scheduler is None:
+            with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+                self._cluster = LocalCluster(
+                    n_workers=jobs, threads_per_worker=1, dashboard_address=":0"
+                )
+        try:
+            self._client = Client(self._cluster or scheduler)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--scheduler {scheduler}: no answer ({error})") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._cluster is None:
+            with suppress(OSError):  # the scheduler may be gone
+                self._client.run(_close_pools)
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Label scans; yield outcomes as they come.
+
+        Raises:
+            IvdtoolError: no worker can start, or the cluster is gone.
+        """
+        from distributed import as_completed
+
+        waiting = iter(tasks)
+        self._client.wait_for_workers(1)
+        sent: dict[Any, Task] = {}
+        done = as_completed(with_results=True, raise_errors=False)
+        counted = threads = 0.0
+        while True:
+            if time.monotonic() - counted > COUNT_SECONDS:  # workers come and go
+                counted = time.monotonic()
+                threads = max(1, sum(self._client.nthreads().values()))
+            for task in islice(waiting, max(0, int(threads) - len(sent))):
+                future = self._client.submit(_label, *self._settings, task, pure=False)
+                sent[future.key] = task
+                done.add(future)
+            if not sent:
+                return
+            for future, result in done.next_batch(block=True):
+                yield _outcome(sent.pop(future.key), future.status, result)
+
+
+def _outcome(task: Task, status: str, result: Any) -> Outcome:
+    """What came of a future: its result, or kind of error, error and traceback."""
+    from distributed import KilledWorker
+
+    if status == "finished":
+        assert isinstance(result, Outcome)
+        return result
+    if status == "cancelled":
+        raise IvdtoolError("the Dask cluster is gone; start it and go on with --resume")
+    error = result[1]
+    if isinstance(error, KilledWorker):
+        text = f"{task.input}: {' '.join(str(error).split())}"
+        return Outcome(task.key, kind="WorkerDied", error=text, attempts=2)
+    if isinstance(error, IvdtoolError):
+        raise error
+    raise IvdtoolError(f"the Dask cluster failed: {error}") from error
+
+
+def _label(prepare: Prepare, config: BatchConfig, timeout: float | None, task: Task) -> Outcome:
+    """Run in a thread of a Dask worker."""
+    key = (threading.get_ident(), prepare, config, timeout)
+    if key not in _pools:
+        current_process().daemon = False  # Dask's own are, and could not have a child
+        _pools[key] = Pool(prepare, config, 1, timeout)
+    (outcome,) = _pools[key].run([task])
+    return outcome
+
+
+def _close_pools() -> None:
+    while _pools:
+        _pools.popitem()[1].close()

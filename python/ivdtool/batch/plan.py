@@ -1,0 +1,102 @@
+"""What a batch has to do: of each scan, whether it is labelled already, failed, or to be labelled."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ivdtool.batch.inputs import Scan
+from ivdtool.batch.manifest import Identity, Manifest, Row
+from ivdtool.batch.worker import BatchConfig, output_files
+from ivdtool.errors import UsageError
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass
+class Plan:
+    """The scans of a batch by what is to be done with them.
+
+    Attributes:
+        label: to be labelled, with what will stand in the manifest.
+        skip: labelled already, all files there.
+        failed: failed before, not to be tried again.
+    """
+
+    label: list[tuple[Scan, Identity]] = field(default_factory=list)
+    skip: list[Scan] = field(default_factory=list)
+    failed: list[Scan] = field(default_factory=list)
+
+
+def make_plan(
+    scans: Iterable[Scan],
+    output: Path,
+    config: BatchConfig,
+    manifest: Manifest | None,
+    *,
+    retry_failed: bool = False,
+    by_hash: bool = False,
+) -> Plan:
+    """Compare scans with the manifest.
+
+    A scan is done if its size and time of change, the model's hash and the settings are as
+    recorded, and its files are there.
+
+    Args:
+        scans: of the batch.
+        output: folder.
+        config: see `BatchConfig`; its model must be a file.
+        manifest: None if nothing has been done yet.
+        retry_failed: label again what failed.
+        by_hash: compare the content of scans rather than their time of change.
+
+    Raises:
+        UsageError: the output of a scan holds the labels of another scan.
+    """
+    model, settings, plan = _sha256(Path(config.model)), config.fingerprint(), Plan()
+    for scan in scans:
+        identity = _identity(scan, model, settings)
+        row = manifest.find(scan.output) if manifest is not None else None
+        if row is None or not _is_same(row, identity, by_hash):
+            plan.label.append((scan, identity))
+        elif row.status == "failed":
+            if retry_failed:
+                plan.label.append((scan, identity))
+            else:
+                plan.failed.append(scan)
+        elif all(path.is_file() for path in output_files(output / scan.output, config)):
+            plan.skip.append(scan)
+        else:
+            plan.label.append((scan, identity))
+    return plan
+
+
+def _identity(scan: Scan, model_sha256: str, settings: str) -> Identity:
+    try:
+        stat = Path(scan.input).stat()
+        size, mtime_ns = stat.st_size, stat.st_mtime_ns
+    except OSError:  # a missing scan fails when its turn comes
+        size, mtime_ns = -1, 0
+    return Identity(scan.input, size, mtime_ns, model_sha256, settings)
+
+
+def _is_same(row: Row, identity: Identity, by_hash: bool) -> bool:
+    if by_hash and row.sha256 is not None:
+        same_scan = row.size == identity.size and row.sha256 == _sha256(Path(identity.input))
+    else:
+        known = row.size, row.mtime_ns
+        same_scan = not by_hash and known == (identity.size, identity.mtime_ns)
+    if not same_scan and row.input != identity.input:
+        raise UsageError(
+            f"{identity.input}: {row.output} holds the labels of {row.input}; give another output "
+            "folder"
+        )
+    return same_scan and (row.model_sha256, row.settings) == (
+        identity.model_sha256,
+        identity.settings,
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

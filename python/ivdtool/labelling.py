@@ -1,0 +1,99 @@
+"""One scan, from its file to the files of its labels: what `label` and `batch` do alike."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ivdtool.inference import Model
+from ivdtool.metadata import ModelInfo
+from ivdtool.pipeline import (
+    Constraints,
+    LabelConfig,
+    PlaneConfig,
+    Result,
+    adapt_preprocessing,
+    label_discs,
+)
+from ivdtool.volumes import read_volume
+from ivdtool.writers import write_labels
+
+__all__ = ["Targets", "label_scan", "method_config"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Files to write for one scan.
+
+    Attributes:
+        labels: the label image; its sidecar has the same stem. None writes neither.
+        picture: PNG of the slab with the discs.
+        reproducible: leave the date out of the sidecar.
+        slicer: a point list for 3D Slicer beside the label image.
+    """
+
+    labels: Path | None = None
+    picture: Path | None = None
+    reproducible: bool = False
+    slicer: bool = False
+
+
+def method_config(
+    info: ModelInfo,
+    slices: int | None = None,
+    slab_mm: float | None = None,
+    normalisation: str | None = None,
+    middle: bool = False,
+    constraints: Constraints | None = None,
+    keep_refused: bool = False,
+) -> LabelConfig:
+    """Return the model's method with what is not None, or `middle`, replaced.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    preprocessing = adapt_preprocessing(info.preprocessing, slices, slab_mm, normalisation)
+    plane = PlaneConfig(reach_mm=0) if middle else PlaneConfig()
+    known = constraints or Constraints()
+    return LabelConfig(preprocessing, plane, known, keep_refused=keep_refused)
+
+
+def label_scan(
+    path: Path,
+    model: Model,
+    config: LabelConfig,
+    volume: int | str | None = None,
+    targets: Targets | None = None,
+) -> Result:
+    """Read, label and write one scan; `Result.seconds` has reading and writing, too.
+
+    Raises:
+        InputError: the scan is unreadable, or has nothing to label in it.
+        NoDiscError: no disc was found, or not as many as there are to find.
+        RefusedError: the labels are most likely wrong.
+        UsageError: `volume` is out of range, the constraints agree with no labelling, or a file
+            cannot be written.
+    """
+    targets = targets or Targets()
+    started = time.perf_counter()
+    scan = read_volume(path, volume)
+    reading = time.perf_counter() - started
+    result = label_discs(scan, model, config)
+    started = time.perf_counter()
+    if targets.labels is not None:
+        write_labels(result.labels, targets.labels, targets.reproducible, targets.slicer)
+    if targets.picture is not None:
+        _draw(result, targets.picture)
+    writing = time.perf_counter() - started
+    return replace(result, seconds={"reading": reading, **result.seconds, "writing": writing})
+
+
+def _draw(result: Result, picture: Path) -> None:
+    from ivdtool.overlay import OverlayPoint, write_overlay
+
+    image = result.image
+    discs = [
+        OverlayPoint(float(row), float(col), disc.name, disc.confidence)
+        for (row, col), disc in zip(result.assignment.positions, result.labels.discs, strict=True)
+    ]
+    title = result.labels.source.name
+    write_overlay(picture, image.pixels, image.grid.spacing_mm, discs, title)

@@ -1,0 +1,28 @@
+"""Which file a model's name stands for; known without loading torch."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from ivdtool.errors import ModelError
+
+__all__ = ["DEFAULT_MODEL", "model_path"]
+
+DEFAULT_MODEL = "robust"
+
+
+def model_path(model: str | Path | None) -> Path:
+    """Return the file of a model: a path, or the name of one inside the package.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    name = str(model or DEFAULT_MODEL)
+    if "/" not in name and not name.endswith(".pt"):
+        path = Path(str(files("ivdtool") / "models" / f"{name}.pt"))
+        if not path.is_file():
+            known = sorted(p.stem for p in path.parent.glob("*.pt"))
+            raise ModelError(f"no model is called {name!r}; known are {', '.join(known) or 'none'}")
+        return path
+    if not Path(name).is_file():
+        raise ModelError(f"{name}: no such model file")
+    return Path(name)

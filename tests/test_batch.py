@@ -1,0 +1,490 @@
+"""Batches without a network: what they find, record, survive and go on with."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import batch_stub
+
+from ivdtool.batch.derivatives import describe_derivatives
+from ivdtool.batch.inputs import Filters, Scan, Shard, find_scans, take_shard
+from ivdtool.batch.manifest import Manifest
+from ivdtool.batch.pool import Pool
+from ivdtool.batch.progress import terminal_progress
+from ivdtool.batch.run import Resume, open_plan, run_batch
+from ivdtool.batch.summary import Summary
+from ivdtool.batch.worker import BatchConfig, Task
+from ivdtool.errors import InputError, IvdtoolError, ModelError, UsageError
+
+CONFIG = BatchConfig(model=batch_stub.__file__)
+SUFFIX = "_label-discs_dlabel"
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return root
+
+
+def outputs(scans: list[Scan]) -> list[str]:
+    return [scan.output.replace(f"{SUFFIX}.nii.gz", "") for scan in scans]
+
+
+def run(
+    source: Path | list[Scan],
+    output: Path,
+    config: BatchConfig = CONFIG,
+    *,
+    jobs: int = 2,
+    timeout: float = 30,
+    resume: Resume | None = None,
+    shard: Shard | None = None,
+) -> Summary:
+    found = source if isinstance(source, list) else find_scans([str(source)], output)
+    return run_batch(
+        take_shard(found, shard), output, config,
+        lambda _: Pool(batch_stub.prepare, config, jobs, timeout),
+        resume=resume or Resume(), shard=shard,
+    )  # fmt: skip
+
+
+def counts(summary: Summary) -> tuple[int, int, int]:
+    return summary.labelled, summary.failed, summary.skipped
+
+
+def table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        return {Path(row["input"]).name.split(".")[0]: row for row in csv.DictReader(file)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a batch but its manifest and tables."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(("manifest", "summary", "discs"))
+    }
+
+
+# inputs
+
+
+def test_the_output_mirrors_the_folder(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "b.nii", "x/a.nii.gz", "x/y/a.nii.gz", "x/notes.txt")
+    touch(source, "x/a_label-discs_dlabel.nii.gz", "derivatives/labels/b.nii", "out/c.nii")
+    assert outputs(find_scans([str(source)], source / "out")) == ["b", "x/a", "x/y/a"]
+    assert outputs(find_scans([str(source)], source)) == ["b", "out/c", "x/a", "x/y/a"]
+    touch(source, "b_discs.nii.gz", "x/._a.nii.gz", "x/.0123456789abcdef.nii.gz")
+    found = find_scans([str(source)], source, suffix="discs")
+    assert [scan.output for scan in found][:2] == ["b_discs.nii.gz", "out/c_discs.nii.gz"]
+    assert len(found) == 4
+    (source / os.fsdecode(b"\xff.nii")).touch()
+    with pytest.raises(InputError, match="not UTF-8"):
+        find_scans([str(source)], source)
+
+
+def test_the_output_mirrors_below_a_pattern_or_what_holds_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "in/x/a_T1w.nii", "in/x/a_T2w.nii", "in/y/z/b_T2w.nii.gz", "in/y/z/b_T2w.json")
+    assert outputs(find_scans([f"{tmp_path}/in/**/*T2w*"], tmp_path / "o")) == [
+        "x/a_T2w",
+        "y/z/b_T2w",
+    ]
+    assert outputs(find_scans([f"{tmp_path}/in/*/a_T?w.nii"], tmp_path / "o")) == [
+        "x/a_T1w",
+        "x/a_T2w",
+    ]
+    listed = [f"{tmp_path}/in/y/z/b_T2w.nii.gz", f"{tmp_path}/in/y/../x/a_T2w.nii"]
+    assert outputs(find_scans([], tmp_path / "o", listed=listed)) == ["x/a_T2w", "y/z/b_T2w"]
+    assert outputs(find_scans([], tmp_path / "o", listed=listed[:1])) == ["b_T2w"]
+    monkeypatch.chdir(tmp_path)
+    found = find_scans(["in/y"], Path("o"), listed=listed, root=Path("in"))
+    assert outputs(found) == ["x/a_T2w", "y/z/b_T2w"]
+    with pytest.raises(UsageError, match=r"a_T2w\.nii: not below --root"):
+        find_scans([], Path("o"), listed=listed, root=Path("in/y"))
+    with pytest.raises(InputError, match="matches no"):
+        find_scans(["in/*/*.mnc"], Path("o"))
+
+
+def test_two_scans_never_share_an_output(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.nii", "two/a.nii", "three/b.nii", "three/b.nii.gz")
+    with pytest.raises(UsageError, match=r"two/a\.nii and .*one/a\.nii would both write"):
+        find_scans([f"{tmp_path}/one", f"{tmp_path}/two"], tmp_path / "o")
+    with pytest.raises(UsageError, match="--exclude"):
+        find_scans([f"{tmp_path}/three"], tmp_path / "o")
+    only = Filters(exclude=("*.nii",))
+    assert outputs(find_scans([f"{tmp_path}/three"], tmp_path / "o", filters=only)) == ["b"]
+    both = [f"{tmp_path}/one", f"{tmp_path}/two"]
+    assert outputs(find_scans(both, tmp_path / "o", root=tmp_path)) == ["one/a", "two/a"]
+    twice = [f"{tmp_path}/one", f"{tmp_path}/one/a.nii"]
+    assert outputs(find_scans(twice, tmp_path / "o")) == ["a"]
+
+
+def dataset(root: Path) -> Path:
+    touch(root, "dataset_description.json", "sub-01/func/sub-01_bold.nii.gz", "code/x.nii.gz")
+    for subject, session in (("01", "a"), ("01", "b"), ("02", "a")):
+        for suffix in ("T1w", "T2w"):
+            name = f"sub-{subject}_ses-{session}_{suffix}"
+            touch(root, f"sub-{subject}/ses-{session}/anat/{name}.nii.gz")
+    return touch(root, "sub-010/anat/sub-010_acq-ax_T2w.nii.gz")
+
+
+def test_bids_filters(tmp_path: Path) -> None:
+    source = dataset(tmp_path / "bids")
+
+    def found(**filters: tuple[str, ...]) -> list[str]:
+        scans = find_scans([str(source)], tmp_path / "o", filters=Filters(**filters))
+        return [Path(name).name for name in outputs(scans)]
+
+    assert len(found()) == 7
+    assert found(participants=("01",), suffixes=("T2w",)) == [
+        "sub-01_ses-a_T2w",
+        "sub-01_ses-b_T2w",
+    ]
+    assert found(participants=("sub-02", "010"), suffixes=("T2w",)) == [
+        "sub-010_acq-ax_T2w",
+        "sub-02_ses-a_T2w",
+    ]
+    assert found(suffixes=("T2w",), exclude=("*/ses-b/*", "*_acq-ax_*")) == [
+        "sub-01_ses-a_T2w",
+        "sub-02_ses-a_T2w",
+    ]
+    with pytest.raises(InputError, match="no scan of participant sub-03"):
+        found(participants=("01", "03"))
+    with pytest.raises(InputError, match="no scan is left"):
+        found(suffixes=("PDw",))
+
+
+def test_bids_derivatives(tmp_path: Path) -> None:
+    source = dataset(tmp_path / "bids")
+    (scan, *_) = find_scans([str(source)], tmp_path, suffix="label-discs_desc-ours_dlabel")
+    assert scan.output == ("sub-01/ses-a/anat/sub-01_ses-a_T1w_label-discs_desc-ours_dlabel.nii.gz")
+    with pytest.raises(UsageError, match="--bids-suffix a/b"):
+        find_scans([str(source)], tmp_path, suffix="a/b")
+    describe_derivatives(tmp_path, [source])
+    description = json.loads((tmp_path / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "ivdtool"
+    assert description["SourceDatasets"] == [{"URL": source.resolve().as_uri()}]
+    assert "manifest*" in (tmp_path / ".bidsignore").read_text()
+
+
+# one run
+
+
+def test_every_scan_is_labelled_or_has_its_reason(tmp_path: Path) -> None:
+    names = ("a", "x/b", "bad", "bug", "exit", "kill", "flaky", "hang", "z")
+    source = touch(tmp_path / "in", *(f"{name}.nii" for name in names))
+    summary = run(source, tmp_path / "out", timeout=1.0)
+    assert (summary.scans, *counts(summary)) == (9, 4, 5, 0)
+    rows = table(tmp_path / "out" / "summary.csv")
+    assert {name: row["error_kind"] for name, row in rows.items()} == {
+        "a": "", "b": "", "flaky": "", "z": "", "bad": "InputError", "bug": "ZeroDivisionError",
+        "exit": "WorkerDied", "kill": "WorkerDied", "hang": "Timeout",
+    }  # fmt: skip
+    reasons = {name: row["error"].partition(": ")[2] for name, row in rows.items()}
+    assert reasons["bad"] == "no good"
+    assert reasons["bug"] == "ZeroDivisionError: two lines"
+    assert reasons["kill"].startswith("its worker was killed by SIGKILL (out of memory?)")
+    assert reasons["exit"] == "its worker ended with exit code 7, at both attempts"
+    assert reasons["hang"] == "took longer than 1 s"
+    attempts = {name: int(row["attempts"]) for name, row in rows.items()}
+    assert {name for name, count in attempts.items() if count == 2} == {"exit", "kill", "flaky"}
+    written = contents(tmp_path / "out")
+    assert sorted(written) == sorted(
+        f"{name}{SUFFIX}{ending}"
+        for name in ("a", "x/b", "flaky", "z")
+        for ending in (".json", ".nii.gz")
+    )
+    with (tmp_path / "out" / "discs.csv").open(newline="") as file:
+        discs = list(csv.DictReader(file))
+    assert [disc["output"][:3] for disc in discs] == ["a_l", "fla", "x/b", "z_l"]
+    assert discs[0] | {"output": ""} == {
+        "output": "", "label": "25", "name": "L5/S1", "x_mm": "1.0", "y_mm": "2.0", "z_mm": "5.0",
+        "score": "0.5", "confidence": "0.5", "status": "detected",
+    }  # fmt: skip
+    document = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (document["scans"], document["labelled"], document["failed"]) == (9, 4, 5)
+    assert document["errors"]["WorkerDied"] == 2
+    with Manifest(tmp_path / "out" / "manifest.sqlite") as manifest:
+        row = manifest.find(f"bug{SUFFIX}.nii.gz")
+    assert row is not None
+    assert "Traceback" in str(row.details)
+
+
+def test_a_missing_scan_is_a_row(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii")
+    scans = find_scans([], tmp_path / "o", listed=[f"{tmp_path}/a.nii", f"{tmp_path}/b.nii"])
+    assert counts(run(scans, tmp_path / "out")) == (1, 1, 0)
+
+
+def test_lost_scans_are_noticed() -> None:
+    with pytest.raises(IvdtoolError, match="scans were lost"):
+        Summary(scans=3, labelled=1, failed=1, skipped=0, seconds=1.0, verdicts={})
+
+
+@pytest.mark.parametrize("kind", ["minmax", "percentile"])
+def test_workers_that_cannot_start_end_the_run(kind: str, tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.nii", "b.nii")
+    kinds = {"minmax": ModelError, "percentile": IvdtoolError}
+    with pytest.raises(kinds[kind], match=r"refuses to start|ended with exit code 3"):
+        run(source, tmp_path / "out", replace(CONFIG, normalisation=kind))
+    assert contents(tmp_path / "out") == {}
+    assert counts(run(source, tmp_path / "out")) == (2, 0, 0)  # nothing to go on with
+
+
+def test_a_worker_that_dies_between_two_scans_is_replaced(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.nii", "b.nii")
+
+    def tasks() -> Iterator[Task]:
+        for scan in find_scans([str(source)], tmp_path):
+            yield Task(scan.output, scan.input, str(tmp_path / scan.output))
+
+    with Pool(batch_stub.prepare, CONFIG, 1, None) as pool:
+        outcomes = pool.run(tasks())
+        assert next(outcomes).labelled
+        (worker,) = pool._workers
+        worker.process.kill()
+        worker.process.join()
+        assert next(outcomes).labelled
+
+
+def test_no_worker_outlives_the_main_process(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "hang.nii", "hang2.nii")
+    main = start(source, tmp_path / "out", 0)
+    children = wait_for_children(main.pid, 3)  # two workers, and the tracker of multiprocessing
+    main.kill()
+    main.wait()
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{child}/stat").exists() for child in children):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def start(source: Path, output: Path, milliseconds: int) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.batch_stub",
+        str(source),
+        str(output),
+        f"{milliseconds}",
+    ]
+    return subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def wait_for_children(parent: int, count: int) -> list[int]:
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    if not path.exists():
+        pytest.skip("this system does not list the children of a process")
+    until = time.monotonic() + 20
+    while len(children := [int(child) for child in path.read_text().split()]) < count:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return children
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(
+    terminal: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bar on a terminal, else lines; reasons in both."""
+    monkeypatch.setattr("ivdtool.batch.progress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    source = touch(tmp_path / "in", "a.nii", "bad.nii", "c.nii")
+    scans = find_scans([str(source)], tmp_path / "out")
+    with terminal_progress() as progress:
+        run_batch(
+            scans, tmp_path / "out", CONFIG, lambda _: Pool(batch_stub.prepare, CONFIG, 1, None),
+            progress=progress,
+        )  # fmt: skip
+    err = capsys.readouterr().err
+    assert f"Error: {source}/bad.nii: no good\n" in err
+    assert ("3/3" in err) == terminal
+    if not terminal:
+        assert err.splitlines()[-1].startswith("3 of 3 scans, 1 failed, ")
+
+
+# going on
+
+
+def test_resume_labels_only_what_is_needed(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "a.nii", "b.nii", "bad.nii"), tmp_path / "out"
+    go_on = Resume(wanted=True)
+    assert counts(run(source, out)) == (2, 1, 0)
+    with pytest.raises(UsageError, match=r"go on with --resume"):
+        run(source, out)
+    assert counts(run(source, out, resume=go_on)) == (0, 1, 2)
+    assert table(out / "summary.csv")["a"]["status"] == "skipped"
+    assert table(out / "summary.csv")["bad"]["error"].endswith("no good")
+    touch(source, "c.nii")
+    assert counts(run(source, out, resume=go_on)) == (1, 1, 2)
+    (out / f"a{SUFFIX}.json").unlink()
+    assert counts(run(source, out, resume=go_on)) == (1, 1, 2)
+    (source / "b.nii").write_text("longer than before")
+    assert counts(run(source, out, resume=go_on)) == (1, 1, 2)
+    os.utime(source / "b.nii", (1, 1))
+    assert counts(run(source, out, resume=go_on)) == (1, 1, 2)
+    assert counts(run(source, out, resume=Resume(True, retry_failed=True))) == (0, 1, 3)
+    (source / "bad.nii").rename(source / "d.nii")
+    assert counts(run(source, out, resume=go_on)) == (1, 0, 3)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"volume": 1}, {"slices": 3}, {"slicer": True}, {"qc": True}, {"model": __file__}]
+)
+def test_resume_after_other_settings_labels_again(changed: dict[str, Any], tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "a.nii", "b.nii"), tmp_path / "out"
+    assert counts(run(source, out)) == (2, 0, 0)
+    go_on, other = Resume(wanted=True), replace(CONFIG, **changed)
+    assert counts(run(source, out, other, resume=go_on)) == (2, 0, 0)
+    assert counts(run(source, out, other, resume=go_on)) == (0, 0, 2)
+    same = replace(other, device="cpu", threads=2)
+    assert counts(run(source, out, same, resume=go_on)) == (0, 0, 2)
+
+
+def test_resume_by_content(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "a.nii"), tmp_path / "out"
+    by_hash = Resume(wanted=True, by_hash=True)
+    assert counts(run(source, out, resume=Resume(by_hash=True))) == (1, 0, 0)
+    os.utime(source / "a.nii", (1, 1))
+    assert counts(run(source, out, resume=by_hash)) == (0, 0, 1)
+    (source / "a.nii").write_text("other")  # as long as before
+    os.utime(source / "a.nii", (1, 1))
+    assert counts(run(source, out, resume=by_hash)) == (1, 0, 0)
+
+
+def test_labels_of_a_scan_that_fails_now_do_not_stay(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "flaky_bug.nii"), tmp_path / "out"
+    (source / "flaky_bug.nii").rename(source / "x.nii")
+    assert counts(run(source, out)) == (1, 0, 0)
+    (source / "x.nii").unlink()
+    scans = find_scans([], out, listed=[f"{source}/x.nii"], root=source)
+    assert counts(run(scans, out, resume=Resume(wanted=True))) == (0, 1, 0)
+    assert contents(out) == {}
+
+
+def test_labels_of_another_scan_are_not_replaced(tmp_path: Path) -> None:
+    one, two = touch(tmp_path / "1", "a.nii"), touch(tmp_path / "2", "a.nii")
+    run(one, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"2/a\.nii: .* holds the labels of .*1/a\.nii"):
+        run(two, tmp_path / "out", resume=Resume(wanted=True))
+    one.rename(tmp_path / "moved")
+    summary = run(tmp_path / "moved", tmp_path / "out", resume=Resume(wanted=True))
+    assert counts(summary) == (0, 0, 1)
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "x/a.nii")
+    with pytest.raises(UsageError, match="cannot make this folder"):
+        run(source, touch(tmp_path, "out") / "out")
+    with pytest.raises(UsageError, match="cannot make this folder"):
+        run(source, touch(tmp_path / "other", "x"))
+
+
+def test_a_manifest_belongs_to_one_run(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "a.nii"), tmp_path / "out"
+    run(source, out)
+    with Manifest(out / "manifest.sqlite"), pytest.raises(UsageError, match="another run"):
+        run(source, out, resume=Resume(wanted=True))
+    (out / "manifest.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(UsageError, match="not usable as a manifest"):
+        run(source, out, resume=Resume(wanted=True))
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "a.nii"), tmp_path / "out"
+    scans = find_scans([str(source)], out)
+    with ExitStack() as stack:
+        manifest, plan = open_plan(scans, out, CONFIG, Resume(), None, stack, dry=True)
+    assert manifest is None
+    assert len(plan.label) == 1
+    assert not out.exists()
+
+
+def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
+    """Fifty times SIGKILL, to the main process alone or to all: nothing half, nothing lost."""
+    names = [f"{folder}/{i}.nii" for folder in "abc" for i in range(40)]
+    source, out = touch(tmp_path / "in", *names, "bad.nii"), tmp_path / "out"
+    rng = random.Random(4)
+    kills = 0
+    while kills < 50:
+        process = start(source, out, 20)
+        try:
+            process.wait(rng.uniform(0.15, 0.6))
+        except subprocess.TimeoutExpired:
+            kills += 1
+            if rng.random() < 0.5:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.wait()
+            check_whole(source, out)
+        else:  # it was done before: begin anew
+            assert process.returncode == 0
+            rename_away(out)
+    summary = batch_stub.run(source, out, 20, resume=True)
+    assert summary.labelled + summary.skipped == len(names)
+    assert summary.failed == 1
+    batch_stub.run(source, tmp_path / "at-once", 20)
+    assert contents(out) == contents(tmp_path / "at-once")
+
+
+def check_whole(source: Path, out: Path) -> None:
+    """Every file under its final name is complete."""
+    for path in out.rglob(f"*{SUFFIX}.*"):
+        if not path.name.startswith("."):
+            name = path.relative_to(out).as_posix().replace(SUFFIX, "").rpartition(".")[0]
+            scan = (source / name.removesuffix(".nii")).with_suffix(".nii")
+            assert path.stat().st_size == scan.stat().st_size * batch_stub.LONG
+
+
+def rename_away(out: Path) -> None:
+    out.rename(out.with_name(f"out-{time.monotonic_ns()}"))
+
+
+# parts
+
+
+def test_shards_cover_every_scan_once(tmp_path: Path) -> None:
+    names = [f"{i:02}.nii" for i in range(11)]
+    source, out = touch(tmp_path / "in", *names), tmp_path / "out"
+    parts = [Shard(i, 3) for i in (1, 2, 3)]
+    assert [counts(run(source, out, shard=part))[0] for part in parts] == [4, 4, 3]
+    assert {path.name for path in out.glob("manifest*")} == {
+        f"manifest.shard-{i}-of-3.sqlite" for i in (1, 2, 3)
+    }
+    rows = [row for part in parts for row in table(out / f"summary{part.suffix}.csv")]
+    assert sorted(rows) == [name.removesuffix(".nii") for name in names]
+    with pytest.raises(UsageError, match="--resume"):
+        run(source, out, shard=parts[0])
+    with pytest.raises(UsageError, match="--resume"):
+        run(source, out)
+    assert counts(run(source, out, shard=parts[2], resume=Resume(wanted=True))) == (0, 0, 3)
+    assert counts(run(source, out, resume=Resume(wanted=True))) == (0, 0, 11)
+    assert len(table(out / "summary.csv")) == 11
+    assert len((out / "discs.csv").read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0"])
+def test_shards_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--shard"):
+        Shard.parse(text)

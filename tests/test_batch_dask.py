@@ -1,0 +1,117 @@
+"""A batch on a Dask cluster gives what one on this machine gives, whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests import batch_stub
+from tests.test_batch import CONFIG, contents, counts, run, table, touch
+
+from ivdtool.batch.dask_pool import DaskPool
+from ivdtool.batch.inputs import find_scans
+from ivdtool.batch.run import Resume, run_batch
+from ivdtool.batch.worker import Outcome
+from ivdtool.errors import UsageError
+from ivdtool.files import nifti_bytes
+from ivdtool.phantom import make_phantom, random_config
+
+dask = pytest.importorskip("dask")
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of two workers."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0"
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    names = [f"{folder}/{i}.nii" for folder in "ab" for i in range(10)]
+    return touch(tmp_path / "in", *names, "bad.nii", "flaky.nii", "kill.nii", "hang.nii")
+
+
+def test_one_of_two_workers_is_killed(cluster: str, source: Path, tmp_path: Path) -> None:
+    assert counts(run(source, tmp_path / "here", timeout=2)) == (21, 3, 0)
+    (source / "once").unlink()
+    pids: list[int] = []
+
+    def kill_one(_: Outcome) -> None:
+        if not pids:
+            with distributed.Client(cluster) as client:
+                pids.extend(client.run(os.getpid).values())
+            os.kill(pids[0], signal.SIGKILL)
+
+    scans = find_scans([str(source)], tmp_path / "dask")
+    summary = run_batch(
+        scans,
+        tmp_path / "dask",
+        CONFIG,
+        lambda n: DaskPool(batch_stub.prepare, CONFIG, n, 2.0, cluster),
+        heard=kill_one,
+    )
+    assert counts(summary) == (21, 3, 0)
+    assert contents(tmp_path / "dask") == contents(tmp_path / "here")
+    here, there = (table(tmp_path / name / "summary.csv") for name in ("here", "dask"))
+    for name, row in here.items():
+        for column in ("output", "status", "error_kind", "error"):
+            assert there[name][column] == row[column]
+    with distributed.Client(cluster) as client:
+        until = time.monotonic() + 10
+        while pids[0] in client.run(os.getpid).values():
+            assert time.monotonic() < until
+    summary = run_batch(
+        scans,
+        tmp_path / "dask",
+        CONFIG,
+        lambda n: DaskPool(batch_stub.prepare, CONFIG, n, 2.0, cluster),
+        resume=Resume(wanted=True),
+    )
+    assert counts(summary) == (0, 3, 21)
+
+
+def test_a_cluster_is_started_where_none_is_given(source: Path, tmp_path: Path) -> None:
+    scans = find_scans([str(source / "a")], tmp_path / "out")
+    summary = run_batch(
+        scans, tmp_path / "out", CONFIG, lambda _: DaskPool(batch_stub.prepare, CONFIG, 1, 10.0)
+    )
+    assert counts(summary) == (10, 0, 0)
+
+
+def test_no_scheduler_answers() -> None:
+    quickly = dask.config.set({"distributed.comm.timeouts.connect": "500ms"})
+    with quickly, pytest.raises(UsageError, match=r"--scheduler tcp://127\.0\.0\.1:1: no answer"):
+        DaskPool(batch_stub.prepare, CONFIG, 1, None, "tcp://127.0.0.1:1")
+
+
+def test_the_script_for_slurm_runs_on_a_cluster_of_jobs(tmp_path: Path) -> None:
+    """On the queue that dask-jobqueue has for tests: jobs are processes here."""
+    pytest.importorskip("dask_jobqueue")
+    image = make_phantom(replace(random_config(7, "lumbar", "T2w"), spacing_mm=2.0)).image
+    scan = tmp_path / "in" / "sub-1_T2w.nii.gz"
+    scan.parent.mkdir()
+    scan.write_bytes(nifti_bytes(image, scan))
+    docs = Path(__file__).parents[1] / "docs"
+    code = f"""
+import sys
+sys.path.insert(0, {str(docs)!r})
+from dask_jobqueue.local import LocalCluster
+from slurm_batch import label_on, slurm_cluster
+options = {{"dashboard_address": ":0"}}
+cluster = LocalCluster(cores=1, processes=1, memory="2GB", scheduler_options=options)
+label_on(cluster, 1, {[str(scan.parent), "-o", str(tmp_path / "out"), "-q"]!r})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 scans: 1 labelled, 0 failed")
