@@ -214,9 +214,10 @@ def accept(folder: Path, count: int) -> None:
 
 
 def watch_memory(folder: Path, count: int) -> None:
-    """Label `count` links to 40 phantoms; print the highest memory of each process by progress."""
+    """Label `count` links to at most 40 phantoms; print the highest memory of each process by progress."""
     source, output = folder / "phantoms", folder / "phantoms-out"
-    for seed in range(40):
+    kinds = min(40, count)
+    for seed in range(kinds):
         if not (path := source / f"{seed:02}.nii.gz").exists():
             write_phantom(path, seed)
     many = folder / "many"
@@ -225,7 +226,7 @@ def watch_memory(folder: Path, count: int) -> None:
     for number in range(count):
         link = many / f"{number // 100:03}" / f"{number:05}.nii.gz"
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(source / f"{number % 40:02}.nii.gz")
+        link.symlink_to(source / f"{number % kinds:02}.nii.gz")
     process = batch(many, output, "--jobs", "2")
     quarters = [count * quarter // 4 for quarter in (1, 2, 3, 4)]
     highest = dict.fromkeys(quarters, (0.0, 0.0))
