@@ -14,7 +14,7 @@ RIDGE = 1.0  # keeps the weights finite where right and wrong separate perfectly
 # Of the wrong windows, at least this share is not called certain. They are harder than scans: with 0.8
 # all wrong scans of the robustness sweep on val are flagged, with 0.9 more of the right ones as well.
 FLAGGED_WRONG = 0.8
-REFUSED_RIGHT = 0.005  # of the right windows, at most this share is refused
+REFUSED_BELOW = 0.1  # of the least probability of labels of use: val shows not all there is
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,16 +41,21 @@ def fit_calibration(
 
 
 def fit_judge(
-    evidence: Sequence[Evidence], right: Sequence[bool], subjects: Sequence[str]
+    evidence: Sequence[Evidence],
+    right: Sequence[bool],
+    usable: Sequence[bool],
+    subjects: Sequence[str],
 ) -> Judge:
     """Fit the probability that an image is right throughout, and the bounds of the verdicts.
 
     The bounds rest on probabilities that were fitted without the image's own subject: 80 % of the
-    wrong images are not certain, 0.5 % of the right ones lie below `check`.
+    wrong images are not certain; none whose labels are of use is refused, since a user who is told to
+    look can mend two discs more easily than place all of them.
 
     Args:
         evidence: per image.
         right: whether every label of the image was right and no disc missing.
+        usable: whether at least half of its labels were right.
         subjects: whose image it is.
 
     Raises:
@@ -73,8 +78,7 @@ def fit_judge(
     weakest, mean, irregularity = map(float, np.array(scaled) / scale)
     anchored = np.array([e.anchored for e in evidence])
     wrong = np.sort(np.where(anchored, unseen, 0)[target == 0])  # others are never certain
-    good = np.sort(unseen[target == 1])
-    check = float(good[int(REFUSED_RIGHT * len(good))]) if len(good) > 0 else 1.0
+    check = REFUSED_BELOW * float(unseen[np.array(usable)].min(initial=1.0))
     certain = 0.0
     if len(wrong) > 0:  # just above the last of those that are to be flagged
         certain = float(np.nextafter(wrong[int(np.ceil(FLAGGED_WRONG * len(wrong))) - 1], 1))

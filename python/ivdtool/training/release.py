@@ -124,7 +124,7 @@ def release_model(
             info = replace(
                 info,
                 calibration=fit_calibration(seen.discs, seen.disc_right),
-                judge=fit_judge(seen.images, seen.image_right, seen.subjects),
+                judge=fit_judge(seen.images, seen.image_right, seen.image_usable, seen.subjects),
             )
             if np.count_nonzero(seen.shifts) >= MIN_SHIFTED:
                 levels = fit_level_calibration(seen.level_evidence, seen.shifts)
@@ -142,6 +142,7 @@ class _Observed:
     disc_right: list[bool] = field(default_factory=list)
     images: list[Evidence] = field(default_factory=list)
     image_right: list[bool] = field(default_factory=list)
+    image_usable: list[bool] = field(default_factory=list)
     subjects: list[str] = field(default_factory=list)
     level_evidence: list[npt.NDArray[np.float64]] = field(default_factory=list)
     shifts: list[int] = field(default_factory=list)
@@ -189,6 +190,7 @@ def _compare(seen: _Observed, case: Case, window: Crop, found: Assignment) -> No
     wanted = {label for label in points if inside_mm[label] > UNSURE_MM} - doubtful
     seen.images.append(gather_evidence(found))
     seen.image_right.append(all(right.values()) and wanted <= right.keys())
+    seen.image_usable.append(2 * sum(right.values()) >= len(right) > 0)
     seen.subjects.append(case.source.subject)
     shift, evidence = _shift(found, points), shift_evidence(found)
     if shift in (-1, 0, 1) and evidence is not None:
