@@ -142,7 +142,10 @@ def test_usage(run: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_interrupted_batch_goes_on(end: signal.Signals, cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ivdtool", "batch", str(cohort), "-o", str(out), "--jobs", "1"]
+    # shells have their background jobs ignore it, and so would what those start
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     while not (out / "manifest.sqlite").exists():
         time.sleep(0.02)
     time.sleep(0.2)

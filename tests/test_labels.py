@@ -266,6 +266,8 @@ def test_sidecar_golden() -> None:
             "shift_margin": None,
             "alternatives": [],
         },
+        "Verdict": None,
+        "Probability": None,
         "Warnings": ["coarse"],
     }
     assert "-0.0" not in labels.to_json()
