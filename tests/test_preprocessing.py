@@ -1,6 +1,9 @@
 """The image shows the right thing in the right place, and its grid finds the way back exactly."""
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +181,31 @@ def test_six_slices_of_the_papers(count: int, plane: float | None, expected: ran
     shares = slab_shares(count, 3.0, plane, slices=6)
     chosen = [index in expected for index in range(count)]
     assert np.allclose(shares, np.array(chosen) / len(expected), atol=1e-5)
+
+
+SLAB_OF_NOISE = """
+import numpy as np
+from tests.test_preprocessing import make_affine, make_volume
+from ivdtool.preprocessing import PreprocessingConfig, prepare_image
+
+voxels = np.random.default_rng(0).normal(size=(9, 333, 777)).astype(np.float32)
+volume = make_volume(voxels, make_affine((1, 1, 1)))
+print(hash(prepare_image(volume, PreprocessingConfig(slices=6)).pixels.tobytes()))
+"""
+
+
+def test_threads_of_the_matrix_library_change_no_bit() -> None:
+    answers = set()
+    for threads in "12":
+        environment = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        answers.add(
+            subprocess.check_output(
+                [sys.executable, "-c", SLAB_OF_NOISE],
+                env={**os.environ, **environment, "PYTHONHASHSEED": "0"},
+                cwd=Path(__file__).parents[1],
+            )
+        )
+    assert len(answers) == 1
 
 
 def test_downsampling_does_not_alias() -> None:

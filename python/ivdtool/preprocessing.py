@@ -151,7 +151,9 @@ def _average_slab(
     weights = np.clip(np.minimum(index + 0.5, upper) - np.maximum(index - 0.5, lower), 1e-6, None)
     slices = volume.sagittal_slices(first, last)
     weights = (weights / weights.sum()).astype(np.float32)
-    slab: npt.NDArray[np.float32] = np.tensordot(weights, slices, axes=1)
+    slab: npt.NDArray[np.float32] = weights[0] * slices[0]
+    for weight, one in zip(weights[1:], slices[1:], strict=True):
+        slab += weight * one  # not as a matrix product: the last bits of that depend on its threads
     return slab
 
 
