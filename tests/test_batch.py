@@ -263,6 +263,24 @@ def test_a_worker_that_dies_between_two_scans_is_replaced(tmp_path: Path) -> Non
         assert next(outcomes).labelled
 
 
+def test_workers_do_not_grow_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ivdtool.batch.pool.MOST_SCANS", 2)
+    source = touch(tmp_path / "in", "a.nii", "b.nii", "c.nii", "d.nii", "e.nii")
+    scans = find_scans([str(source)], tmp_path)
+    tasks = [Task(scan.output, scan.input, str(tmp_path / scan.output)) for scan in scans]
+    with Pool(batch_stub.prepare, CONFIG, 1, None) as pool:
+        at_work = []
+        for outcome in pool.run(tasks):
+            assert outcome.labelled
+            (worker,) = pool._workers
+            at_work.append(worker.process.pid)
+    assert [at_work.index(pid) for pid in at_work] == [0, 0, 2, 2, 4]
+    for pid in set(at_work):
+        assert pid is not None
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 def test_no_worker_outlives_the_main_process(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "hang.nii", "hang2.nii")
     main = start(source, tmp_path / "out", 0)

@@ -21,6 +21,7 @@ START_SECONDS = 600.0  # importing torch from a busy network drive takes minutes
 GRACE_SECONDS = 5.0  # to remove files half written
 MOST_FAILED_STARTS = 3
 ATTEMPTS = 2
+MOST_SCANS = 1000  # of a worker: torch and malloc keep some 50 kB of each for good
 
 
 class _Worker:
@@ -35,10 +36,12 @@ class _Worker:
         self.ready = False
         self.task: Task | None = None
         self.attempt = 0
+        self.scans = 0
         self.since = time.monotonic()
 
     def assign(self, task: Task, attempt: int) -> None:
         self.task, self.attempt, self.since = task, attempt, time.monotonic()
+        self.scans += 1
         with suppress(OSError):  # it has died; so says the next read
             self.connection.send(task)
 
@@ -60,7 +63,8 @@ class _Worker:
 class Pool:
     """Labels scans in worker processes, one scan at a time in each.
 
-    A worker that dies is replaced and its scan tried once more. A scan that takes longer than
+    A worker that dies is replaced and its scan tried once more; one that has labelled very many is
+    replaced, too, so that memory stays bounded. A scan that takes longer than
     `timeout` seconds fails, and its worker is replaced.
     """
 
@@ -125,9 +129,12 @@ class Pool:
         return [worker for worker in self._workers if worker.task is not None]
 
     def _idle_worker(self) -> _Worker:
-        for worker in self._workers:
-            if worker.task is None:
+        for worker in [worker for worker in self._workers if worker.task is None]:
+            if worker.scans < MOST_SCANS:
                 return worker
+            self._workers.remove(worker)
+            worker.process.terminate()
+            worker.end()
         self._workers.append(_Worker(self._prepare, self._config))
         return self._workers[-1]
 
