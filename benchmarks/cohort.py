@@ -28,14 +28,15 @@ from tests.test_batch import contents, table
 from ivdtool.benchmark.timing import expect
 from ivdtool.bids import images_below
 from ivdtool.errors import IvdtoolError
-from ivdtool.files import nifti_bytes
+from ivdtool.files import LABEL_SUFFIX, nifti_bytes
 from ivdtool.inference import Model, load_model
 from ivdtool.labelling import Targets, label_scan, method_config
 from ivdtool.phantom import make_phantom, random_config
+from ivdtool.writers import default_name, sidecar_path
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 IVDTOOL = (sys.executable, "-m", "ivdtool")
-SUFFIX = "_label-discs_dlabel.nii.gz"
+SUFFIX = f"_{LABEL_SUFFIX}.nii.gz"
 KILLS = 10
 LOOPED = 10
 
@@ -89,9 +90,7 @@ def label_one_by_one(cohort: Path, output: Path) -> dict[str, float]:
     config = method_config(model.info)
     whole = inflate = 0.0
     for path in images_below(cohort):
-        target = output / path.relative_to(cohort).with_name(
-            f"{path.name.removesuffix('.gz').removesuffix('.nii')}{SUFFIX}"
-        )
+        target = output / path.relative_to(cohort).with_name(default_name(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         before, started = timed.seconds, time.perf_counter()
         try:
@@ -126,7 +125,7 @@ def check_command(cohort: Path, reference: Path, folder: Path) -> float:
         started = time.perf_counter()
         subprocess.run(command, check=True)
         seconds += time.perf_counter() - started
-        for path in (output, output.with_name(output.name.replace(".nii.gz", ".json"))):
+        for path in (output, sidecar_path(output)):
             expect(
                 path.read_bytes() == (reference / path.relative_to(folder)).read_bytes(),
                 f"{path}: other bytes than without the command",

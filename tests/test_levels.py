@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ivdtool.calibration import fit_level_calibration
 from ivdtool.candidates import Candidates
 from ivdtool.levels import (
     LevelCalibration,
     ShiftAlternative,
-    fit_level_calibration,
     level_warning,
     shift_alternatives,
     shift_evidence,

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ivdtool.levels import STEPS, LevelCalibration
 from ivdtool.metadata import Calibration
 from ivdtool.verdict import Evidence, Judge
 
-__all__ = ["fit_calibration", "fit_judge"]
+__all__ = ["fit_calibration", "fit_judge", "fit_level_calibration"]
 
 RIDGE = 1.0  # keeps the weights finite where right and wrong separate perfectly
 # Of the wrong windows, at least this share is not called certain. They are harder than scans: with 0.8
@@ -83,6 +84,33 @@ def fit_judge(
     if len(wrong) > 0:  # just above the last of those that are to be flagged
         certain = float(np.nextafter(wrong[int(np.ceil(FLAGGED_WRONG * len(wrong))) - 1], 1))
     return Judge(float(intercept), weakest, mean, irregularity, max(certain, check), check)
+
+
+def fit_level_calibration(evidence: Sequence[Floats], shifts: Sequence[int]) -> LevelCalibration:
+    """Fit the weights by Newton's method, one logit for both directions.
+
+    Args:
+        evidence: per image, see `shift_evidence`.
+        shifts: by how many levels all labels of that image are off: what must be added to them,
+            -1, 0 or 1.
+
+    Raises:
+        ValueError: fewer than ten images.
+    """
+    if len(shifts) < 10:
+        raise ValueError(f"{len(shifts)} images are too few to calibrate their level on")
+    design = np.stack(evidence)
+    design = np.concatenate([np.ones((*design.shape[:2], 1)), design], axis=2)
+    target = np.asarray(shifts)[:, None] == STEPS
+    weights = np.zeros(design.shape[2])
+    penalty = RIDGE * np.diag([1e-3, 1.0, 1.0, 1.0])
+    for _ in range(50):
+        probability = LevelCalibration(*weights).probabilities(design[:, :, 1:])
+        gradient = np.einsum("nk,nkf->f", probability - target, design) + penalty @ weights
+        mean = np.einsum("nk,nkf->nf", probability, design)
+        curvature = np.einsum("nk,nkf,nkg->fg", probability, design, design) - mean.T @ mean
+        weights -= np.linalg.solve(curvature + penalty, gradient)
+    return LevelCalibration(*map(float, weights))
 
 
 def _fit_logistic(features: Floats, target: Floats) -> Floats:

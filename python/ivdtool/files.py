@@ -1,7 +1,9 @@
 """File names and safe writing: a file appears under its final name complete, or not at all."""
 
 import gzip
+import hashlib
 import io
+import re
 import secrets
 import zipfile
 import zlib
@@ -16,15 +18,19 @@ if TYPE_CHECKING:
     import nibabel as nib
 
 __all__ = [
+    "LABEL_SUFFIX",
     "NIFTI_SUFFIXES",
     "atomic_write",
     "atomic_writes",
     "check_archive",
+    "file_sha256",
+    "is_temporary",
     "nifti_bytes",
     "nifti_stem",
 ]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+LABEL_SUFFIX = "label-discs_dlabel"  # what a label image's name adds to the scan's
 
 
 def nifti_stem(path: str | Path) -> str:
@@ -49,6 +55,12 @@ def nifti_bytes(image: "nib.Nifti1Image", path: str | Path) -> bytes:
     if Path(path).suffix == ".gz":
         content = gzip.compress(content, compresslevel=6, mtime=0)
     return content
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, which need not fit into memory."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_archive(content: bytes) -> None:
@@ -98,6 +110,11 @@ def atomic_writes(*paths: str | Path) -> Iterator[tuple[Path, ...]]:
                 temporary.replace(target)
             cleanup.callback(target.unlink, missing_ok=True)  # until the last one is in place
         cleanup.pop_all()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has a name as `atomic_writes` gives while it writes."""
+    return re.fullmatch(r"\.[0-9a-f]{16}(\.\w+){1,2}", path.name) is not None
 
 
 def _reserve(target: Path, cleanup: ExitStack) -> Path:

@@ -11,9 +11,9 @@ from ivdtool.discs import disc_name
 from ivdtool.search import Assignment
 
 __all__ = [
+    "STEPS",
     "LevelCalibration",
     "ShiftAlternative",
-    "fit_level_calibration",
     "level_warning",
     "shift_alternatives",
     "shift_evidence",
@@ -22,7 +22,6 @@ __all__ = [
 STEPS = (-1, 1)  # one level up, one level down
 SACRUM = 25  # L5/S1; below it there is no disc to mistake it for
 MOST_SUPPORT = 2.0  # a larger margin says no more
-RIDGE = 1.0  # keeps the weights finite where right and wrong separate perfectly
 
 
 @dataclass(frozen=True)
@@ -140,32 +139,3 @@ def level_warning(
     )
     said = f"{disc_name(labels[0])} to {disc_name(labels[-1])}"
     return f"the column may be {moved} instead of {said}; fix it with --anchor"
-
-
-def fit_level_calibration(
-    evidence: Sequence[npt.NDArray[np.float64]], shifts: Sequence[int]
-) -> LevelCalibration:
-    """Fit the weights by Newton's method, one logit for both directions.
-
-    Args:
-        evidence: per image, see `shift_evidence`.
-        shifts: by how many levels all labels of that image are off: what must be added to them,
-            -1, 0 or 1.
-
-    Raises:
-        ValueError: fewer than ten images.
-    """
-    if len(shifts) < 10:
-        raise ValueError(f"{len(shifts)} images are too few to calibrate their level on")
-    design = np.stack(evidence)
-    design = np.concatenate([np.ones((*design.shape[:2], 1)), design], axis=2)
-    target = np.asarray(shifts)[:, None] == STEPS
-    weights = np.zeros(design.shape[2])
-    penalty = RIDGE * np.diag([1e-3, 1.0, 1.0, 1.0])
-    for _ in range(50):
-        probability = LevelCalibration(*weights).probabilities(design[:, :, 1:])
-        gradient = np.einsum("nk,nkf->f", probability - target, design) + penalty @ weights
-        mean = np.einsum("nk,nkf->nf", probability, design)
-        curvature = np.einsum("nk,nkf,nkg->fg", probability, design, design) - mean.T @ mean
-        weights -= np.linalg.solve(curvature + penalty, gradient)
-    return LevelCalibration(*map(float, weights))

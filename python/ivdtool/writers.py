@@ -6,10 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ivdtool.errors import UsageError
-from ivdtool.files import atomic_writes, nifti_bytes, nifti_stem
+from ivdtool.files import LABEL_SUFFIX, atomic_writes, nifti_bytes, nifti_stem
 from ivdtool.labels import DiscLabels
 
-__all__ = ["default_name", "markups_json", "markups_path", "sidecar_path", "write_labels"]
+__all__ = [
+    "default_name",
+    "markups_json",
+    "markups_path",
+    "picture_path",
+    "sidecar_path",
+    "write_labels",
+]
 
 MARKUPS_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/"
@@ -18,9 +25,9 @@ MARKUPS_SCHEMA = (
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"  # as in the sidecars of Spine Generic; UTC
 
 
-def default_name(image: str | Path) -> str:
+def default_name(image: str | Path, suffix: str = LABEL_SUFFIX) -> str:
     """Return the label file name of an image, ``sub-01_T2w_label-discs_dlabel.nii.gz``."""
-    return f"{nifti_stem(image)}_label-discs_dlabel.nii.gz"
+    return f"{nifti_stem(image)}_{suffix}.nii.gz"
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -39,6 +46,15 @@ def markups_path(path: str | Path) -> Path:
         UsageError: the label image's name does not end in .nii.gz or .nii.
     """
     return Path(path).with_name(f"{nifti_stem(path)}.mrk.json")
+
+
+def picture_path(path: str | Path) -> Path:
+    """Return the picture beside a label image.
+
+    Raises:
+        UsageError: the label image's name does not end in .nii.gz or .nii.
+    """
+    return Path(path).with_name(f"{nifti_stem(path)}.png")
 
 
 def markups_json(labels: DiscLabels) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from multiprocessing import current_process
-from types import TracebackType
 from typing import Any, Self
 
 from ivdtool.batch.pool import Pool
@@ -61,12 +60,7 @@ class DaskPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._cluster is None:
             with suppress(OSError):  # the scheduler may be gone
                 self._client.run(_close_pools)

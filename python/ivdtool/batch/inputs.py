@@ -5,16 +5,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from glob import has_magic
 from pathlib import Path
 
 from ivdtool.bids import anatomical_images, images_below, is_dataset
 from ivdtool.errors import InputError, UsageError
-from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
+from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, nifti_stem
+from ivdtool.writers import default_name
 
-__all__ = ["DEFAULT_SUFFIX", "Filters", "Scan", "Shard", "find_scans", "take_shard"]
-
-DEFAULT_SUFFIX = "label-discs_dlabel"
+__all__ = ["Filters", "Scan", "Shard", "find_scans", "take_shard"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,10 +44,14 @@ class Filters:
     suffixes: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
+    @cached_property
+    def subjects(self) -> tuple[str, ...]:
+        """The participants as folders and files name them."""
+        return tuple(f"sub-{name.removeprefix('sub-')}" for name in self.participants)
+
     def take(self, path: Path) -> bool:
         """Whether to take a scan, by its path below the input folder."""
-        subjects = {f"sub-{name.removeprefix('sub-')}" for name in self.participants}
-        if subjects and not subjects & {part.split("_")[0] for part in path.parts}:
+        if self.subjects and not {part.split("_")[0] for part in path.parts} & {*self.subjects}:
             return False
         if self.suffixes and nifti_stem(path).split("_")[-1] not in self.suffixes:
             return False
@@ -90,7 +94,7 @@ def find_scans(
     listed: Iterable[str] = (),
     root: Path | None = None,
     filters: Filters | None = None,
-    suffix: str = DEFAULT_SUFFIX,
+    suffix: str = LABEL_SUFFIX,
 ) -> list[Scan]:
     """Find scans and map each to an output of its own, sorted by output.
 
@@ -127,8 +131,8 @@ def find_scans(
             raise InputError(f"{str(path)!a}: the name is not UTF-8; rename it") from error
         relative = path.relative_to(below)
         if filters.take(relative):
-            name = f"{nifti_stem(path)}_{suffix}.nii.gz"
-            scans.setdefault(str(path), Scan(relative.with_name(name).as_posix(), str(path)))
+            labels = relative.with_name(default_name(path, suffix))
+            scans.setdefault(str(path), Scan(labels.as_posix(), str(path)))
     _check(scans.values(), filters)
     return sorted(scans.values())
 
@@ -192,7 +196,6 @@ def _check(scans: Iterable[Scan], filters: Filters) -> None:
             )
     if not owners:
         raise InputError("no scan is left to label; check the input and its filters")
-    for name in filters.participants:
-        subject = f"sub-{name.removeprefix('sub-')}"
+    for subject in filters.subjects:
         if not any(re.search(rf"(^|/){re.escape(subject)}[/_]", output) for output in owners):
             raise InputError(f"no scan of participant {subject}")

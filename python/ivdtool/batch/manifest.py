@@ -3,11 +3,10 @@
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from ivdtool.batch.worker import DiscRow, Outcome
@@ -121,12 +120,7 @@ class Manifest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
 
     def is_empty(self) -> bool:
@@ -178,13 +172,11 @@ class Manifest:
         Raises:
             UsageError: that part is still being worked on, or its manifest is damaged.
         """
-        with closing(Manifest(path)._database) as other:
-            for values in other.execute(f"SELECT {ROW_COLUMNS} FROM scans").fetchall():
+        with Manifest(path) as other:
+            for values in other._database.execute(f"SELECT {ROW_COLUMNS} FROM scans").fetchall():
                 row, known = Row(*values), self.find(values[0])
                 if known is None or known.finished < row.finished:
-                    query = f"SELECT {DISC_COLUMNS} FROM discs WHERE output = ?"
-                    found = other.execute(query, (row.output,))
-                    self._put(row, tuple(DiscRow(*disc) for disc in found))
+                    self._put(row, tuple(other.discs(row.output)))
 
     def _put(self, row: Row, discs: tuple[DiscRow, ...]) -> None:
         with self._usage_errors():

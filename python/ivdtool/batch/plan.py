@@ -1,6 +1,5 @@
 """What a batch has to do: of each scan, whether it is labelled already, failed, or to be labelled."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from ivdtool.batch.inputs import Scan
 from ivdtool.batch.manifest import Identity, Manifest, Row
 from ivdtool.batch.worker import BatchConfig, output_files
 from ivdtool.errors import UsageError
+from ivdtool.files import file_sha256
 
 __all__ = ["Plan", "make_plan"]
 
@@ -53,7 +53,7 @@ def make_plan(
     Raises:
         UsageError: the output of a scan holds the labels of another scan.
     """
-    model, settings, plan = _sha256(Path(config.model)), config.fingerprint(), Plan()
+    model, settings, plan = file_sha256(config.model), config.fingerprint(), Plan()
     for scan in scans:
         identity = _identity(scan, model, settings)
         row = manifest.find(scan.output) if manifest is not None else None
@@ -82,7 +82,7 @@ def _identity(scan: Scan, model_sha256: str, settings: str) -> Identity:
 
 def _is_same(row: Row, identity: Identity, by_hash: bool) -> bool:
     if by_hash and row.sha256 is not None:
-        same_scan = row.size == identity.size and row.sha256 == _sha256(Path(identity.input))
+        same_scan = row.size == identity.size and row.sha256 == file_sha256(identity.input)
     else:
         known = row.size, row.mtime_ns
         same_scan = not by_hash and known == (identity.size, identity.mtime_ns)
@@ -95,8 +95,3 @@ def _is_same(row: Row, identity: Identity, by_hash: bool) -> bool:
         identity.model_sha256,
         identity.settings,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

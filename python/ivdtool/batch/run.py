@@ -1,6 +1,5 @@
 """A batch from its scans to its summary: plan, label, record, sum up."""
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +15,10 @@ from ivdtool.batch.progress import Progress
 from ivdtool.batch.summary import Summary, write_tables
 from ivdtool.batch.worker import BatchConfig, Outcome, Task, output_files
 from ivdtool.errors import UsageError
+from ivdtool.files import is_temporary
 
 __all__ = ["Executor", "Resume", "open_plan", "run_batch"]
 
-TEMPORARY = re.compile(r"\.[0-9a-f]{16}(\.\w+){1,2}")  # names that ivdtool.files gives
 OLD_SECONDS = 3600.0
 
 
@@ -187,5 +186,5 @@ def _remove_temporaries(folders: Iterable[Path], output: Path, suffix: str) -> N
     limit = time.time() - OLD_SECONDS if others or suffix else float("inf")
     for folder in folders:
         for path in folder.glob(".*") if folder.is_dir() else ():
-            if TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < limit:
+            if is_temporary(path) and path.stat().st_mtime < limit:
                 path.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """What one worker process does: load the model once, then label scan after scan."""
 
-import hashlib
 import json
 import os
 import signal
@@ -17,7 +16,8 @@ from typing import Any
 
 from ivdtool import __version__
 from ivdtool.errors import IvdtoolError
-from ivdtool.files import nifti_stem
+from ivdtool.files import file_sha256
+from ivdtool.writers import markups_path, picture_path, sidecar_path
 
 __all__ = [
     "BatchConfig",
@@ -148,9 +148,12 @@ Prepare = Callable[[BatchConfig], Labeller]
 
 def output_files(labels: Path, config: BatchConfig) -> list[Path]:
     """Return all files that a scan's labels consist of, the label image first."""
-    stem = nifti_stem(labels)
-    suffixes = [".json"] + [".mrk.json"] * config.slicer + [".png"] * config.qc
-    return [labels, *(labels.with_name(stem + suffix) for suffix in suffixes)]
+    files = [labels, sidecar_path(labels)]
+    if config.slicer:
+        files.append(markups_path(labels))
+    if config.qc:
+        files.append(picture_path(labels))
+    return files
 
 
 def load_labeller(config: BatchConfig) -> Labeller:
@@ -173,7 +176,7 @@ def load_labeller(config: BatchConfig) -> Labeller:
 
     def label(task: Task) -> Labelled:
         output = Path(task.output)
-        picture = output.with_name(f"{nifti_stem(output)}.png") if config.qc else None
+        picture = picture_path(output) if config.qc else None
         targets = Targets(output, picture, config.reproducible, config.slicer)
         labels = label_scan(Path(task.input), model, method, config.volume, targets).labels
         discs = [
@@ -218,8 +221,7 @@ def _answer(label: Labeller, task: Task) -> Outcome:
     answer = Outcome(task.key)
     try:
         if task.hash and Path(task.input).is_file():
-            with Path(task.input).open("rb") as file:
-                answer = replace(answer, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+            answer = replace(answer, sha256=file_sha256(task.input))
         answer = replace(answer, labelled=label(task))
     except IvdtoolError as error:
         text = " ".join(str(error).split())

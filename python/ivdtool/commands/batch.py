@@ -49,7 +49,7 @@ __all__ = ["batch"]
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out paths or names.")
 @click.option(
     "--bids-suffix",
-    default="label-discs_dlabel",
+    default="label-discs_dlabel",  # files.LABEL_SUFFIX, whose module takes start-up time
     show_default=True,
     help="What names of label files add to the scan's.",
 )

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 
 from ivdtool import __version__
-from ivdtool.calibration import fit_calibration, fit_judge
+from ivdtool.calibration import fit_calibration, fit_judge, fit_level_calibration
 from ivdtool.candidates import CandidateConfig, find_candidates
 from ivdtool.config import from_dict
 from ivdtool.errors import InputError, ModelError
 from ivdtool.evaluation import TOLERANCE_MM
 from ivdtool.export import export_model
 from ivdtool.inference import Model, load_model
-from ivdtool.levels import fit_level_calibration, shift_evidence
+from ivdtool.levels import shift_evidence
 from ivdtool.metadata import ModelInfo
 from ivdtool.model import STRIDE
 from ivdtool.pipeline import credible

@@ -14,7 +14,7 @@ import torch
 from ivdtool.config import from_dict, read_toml, to_toml
 from ivdtool.discs import ALL_LABELS
 from ivdtool.errors import InputError, ModelError, UsageError
-from ivdtool.files import atomic_write
+from ivdtool.files import atomic_write, file_sha256
 from ivdtool.methods.registry import method_of
 from ivdtool.skeleton import Skeleton
 from ivdtool.training.checkpoint import Checkpoint, load_checkpoint
@@ -101,8 +101,7 @@ def run_training(
         material = _gather(datasets, config, before or start, folder, progress)
         if before is None:
             if initial is not None:
-                digest = hashlib.sha256(initial.read_bytes()).hexdigest()
-                material.data["initial_sha256"] = digest
+                material.data["initial_sha256"] = file_sha256(initial)
             _write_account(run, material)
         elif material.data["files"] != before.data.get("files"):
             raise InputError(
