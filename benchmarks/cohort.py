@@ -1,15 +1,17 @@
 """Acceptance of `ivdtool batch` on a cohort: the same bytes whatever the way, speed, memory.
 
     python -m benchmarks.cohort FOLDER --scans 300
+    python -m benchmarks.cohort FOLDER --settings 40
     python -m benchmarks.cohort FOLDER --memory 2000
 
 The first makes a cohort of real scans, phantoms and ten damaged ones in FOLDER and labels it scan by
 scan with `ivdtool label`, then with `ivdtool batch`: one job, two, Dask, and killed ten times and
-resumed. The second labels phantoms, many times over, and watches the memory of all processes.
+resumed. The second labels real scans with several numbers of jobs, threads and images per batch, in
+turns. The third labels phantoms, many times over, and watches the memory of all processes.
 """
 
 import argparse
-import gzip
+import csv
 import os
 import random
 import shutil
@@ -20,8 +22,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import psutil
+from isal import igzip
 from tests.damaged import REASONS, damage
 from tests.test_batch import contents, table
 
@@ -39,6 +43,10 @@ IVDTOOL = (sys.executable, "-m", "ivdtool")
 SUFFIX = f"_{LABEL_SUFFIX}.nii.gz"
 KILLS = 10
 LOOPED = 10
+ROUNDS = 3
+SETTINGS = (  # jobs, threads, batch size; the defaults on two cores first
+    (2, 1, 8), (1, 2, 8), (1, 1, 8), (2, 2, 8), (2, 1, 1), (2, 1, 2), (2, 1, 4),
+)  # fmt: skip
 
 
 def make_cohort(folder: Path, count: int) -> Path:
@@ -107,7 +115,7 @@ def inflate_seconds(path: Path) -> float:
     content = path.read_bytes()
     started = time.perf_counter()
     if path.suffix == ".gz":
-        gzip.decompress(content)
+        igzip.decompress(content)
     return time.perf_counter() - started
 
 
@@ -212,6 +220,47 @@ def accept(folder: Path, count: int) -> None:
     print(f"shell loop / jobs 2, per scan: {loop * labelled / wall['jobs 2']:.1f}")
 
 
+def compare_settings(folder: Path, count: int) -> None:
+    """Label the same real scans with every one of `SETTINGS`, in turns: same discs, ratios of time."""
+    scans = folder / "real"
+    real = images_below(DATA / "spine-mri")
+    shutil.rmtree(scans, ignore_errors=True)
+    for path in real[:: max(1, len(real) // count)][:count]:
+        scans.mkdir(parents=True, exist_ok=True)
+        (scans / path.name).symlink_to(path)
+    seconds: dict[tuple[int, int, int], list[float]] = {setting: [] for setting in SETTINGS}
+    memory = dict.fromkeys(SETTINGS, 0.0)
+    first: list[dict[str, str]] = []
+    for _ in range(ROUNDS):
+        for setting in SETTINGS:
+            output = folder / "settings-out"
+            shutil.rmtree(output, ignore_errors=True)
+            options = zip(("--jobs", "--threads", "--batch-size"), map(str, setting), strict=True)
+            started = time.perf_counter()
+            process = batch(scans, output, *(word for option in options for word in option))
+            while process.poll() is None:
+                memory[setting] = max(memory[setting], memory_mib(process.pid)[1])
+                time.sleep(0.05)
+            seconds[setting].append(time.perf_counter() - started)
+            with (output / "discs.csv").open(newline="", encoding="utf-8") as lines:
+                discs = list(csv.DictReader(lines))
+            first = first or discs
+            expect(len(discs) == len(first), f"{setting}: {len(discs)} discs, not {len(first)}")
+            for ours, theirs in zip(discs, first, strict=True):
+                axes = ("x_mm", "y_mm", "z_mm")
+                far = max(abs(float(ours[axis]) - float(theirs[axis])) for axis in axes)
+                same = (ours["output"], ours["label"]) == (theirs["output"], theirs["label"])
+                expect(same and far <= 0.05, f"{setting}: {ours} is not {theirs}")
+    print(f"{len(images_below(scans))} scans, start-up included; ratios to the first row")
+    print("| jobs | threads | batch size | time: min | median | max | largest worker, MiB |")
+    print("|---|---|---|---|---|---|---|")
+    base = seconds[SETTINGS[0]]
+    for setting in SETTINGS:
+        ratios = sorted(own / other for own, other in zip(seconds[setting], base, strict=True))
+        cells = [*map(str, setting), *(f"{r:.2f}" for r in (ratios[0], median(ratios), ratios[-1]))]
+        print(f"| {' | '.join(cells)} | {memory[setting]:.0f} |")
+
+
 def watch_memory(folder: Path, count: int) -> None:
     """Label `count` links to at most 40 phantoms; print the highest memory of each process by progress."""
     source, output = folder / "phantoms", folder / "phantoms-out"
@@ -256,12 +305,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scans", type=int)
+    parser.add_argument("--settings", type=int)
     parser.add_argument("--memory", type=int)
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.scans:
         accept(folder, arguments.scans)
+    if arguments.settings:
+        compare_settings(folder, arguments.settings)
     if arguments.memory:
         watch_memory(folder, arguments.memory)
 

@@ -20,7 +20,7 @@ from ivdtool.inference import Model, load_model
 from ivdtool.labels import DiscLabels
 from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config
 from ivdtool.pipeline import LabelConfig, PlaneConfig, label_discs
-from ivdtool.preprocessing import Image
+from ivdtool.preprocessing import Image, prepare_image
 from ivdtool.volumes import read_volume
 
 TOLERANCE_MM = 5.0
@@ -222,6 +222,27 @@ class InBatches(Model):
             filled = batch + [images[0]] * (self.size - len(batch))
             found += super().predict(filled)[: len(batch)]
         return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_the_network_sees_at_most_a_batch_of_images(
+    size: int, model: Model, lumbar: Phantom, tmp_path: Path
+) -> None:
+    nib.save(lumbar.image, tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    images = [prepare_image(volume, model.info.preprocessing, plane) for plane in (4, 5, 6, 7, 8)]
+    seen: list[int] = []
+
+    def network(batch: torch.Tensor) -> object:
+        seen.append(len(batch))
+        return model.network(batch)
+
+    found = replace(model, network=network, batch_size=size).predict(images)
+    assert sum(seen) == len(found) == 5
+    assert seen == [size] * (5 // size) + [5 % size] * (5 % size > 0)
+    for image, heatmaps in zip(images, found, strict=True):
+        (alone,) = model.predict([image])
+        np.testing.assert_allclose(heatmaps.values, alone.values, atol=1e-5)
 
 
 def val_scan(data: Path) -> Path:

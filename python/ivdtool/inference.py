@@ -22,6 +22,7 @@ from ivdtool.preprocessing import Image
 __all__ = ["INFO_FILE", "Model", "load_model"]
 
 INFO_FILE = "ivdtool.json"  # inside the TorchScript archive
+BATCH_SIZE = 8  # all planes that are tried for one scan; docs/batch.md has figures of others
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +34,23 @@ class Model:
         sha256: of the file.
         network: TorchScript module, (N, 1, H, W) -> (N, V, H / stride, W / stride).
         device: where it runs.
+        batch_size: most images that go through the network at once.
     """
 
     info: ModelInfo
     sha256: str
     network: Any
     device: torch.device
+    batch_size: int = BATCH_SIZE
+
+    def predict(self, images: Sequence[Image]) -> list[Heatmaps]:
+        """Return the heatmaps of images of equal shape, in batches."""
+        starts = range(0, len(images), self.batch_size)
+        batches = (self._predict(images[start : start + self.batch_size]) for start in starts)
+        return [heatmaps for batch in batches for heatmaps in batch]
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Image]) -> list[Heatmaps]:
-        """Return the heatmaps of images of equal shape, in one batch."""
+    def _predict(self, images: Sequence[Image]) -> list[Heatmaps]:
         batch = torch.from_numpy(np.stack([image.pixels for image in images])[:, None])
         batch = batch.to(self.device, memory_format=torch.channels_last)
         # the profiling executor would compile anew for every image shape, which takes seconds
@@ -62,7 +70,10 @@ class Model:
 
 
 def load_model(
-    model: str | Path | None = None, device: str = "auto", threads: int | None = None
+    model: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> Model:
     """Load a model by name or file; the one inside the package by default.
 
@@ -70,6 +81,7 @@ def load_model(
         model: name or .pt file.
         device: ``auto`` (CUDA when there), ``cpu`` or ``cuda``.
         threads: CPU threads of the network, for this process; torch decides when None.
+        batch_size: most images of a scan that go through the network at once.
 
     Raises:
         ModelError: the file is missing, damaged or incompatible.
@@ -95,7 +107,7 @@ def load_model(
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{path}: damaged or not an ivdtool model file ({reason})") from error
-    return Model(info, hashlib.sha256(content).hexdigest(), network.eval(), place)
+    return Model(info, hashlib.sha256(content).hexdigest(), network.eval(), place, batch_size)
 
 
 def _device(name: str) -> torch.device:

@@ -40,6 +40,7 @@ class BatchConfig:
         model: file.
         device: see `ivdtool.inference.load_model`.
         threads: of the network, in each worker.
+        batch_size: most images of a scan that go through the network at once.
         volume: of 4-D scans, an index or ``mean``.
         slices: these and the following replace the model's; see `ivdtool.labelling`.
         slab_mm: see `slices`.
@@ -56,6 +57,7 @@ class BatchConfig:
     model: str
     device: str = "auto"
     threads: int = 1
+    batch_size: int = 8
     volume: int | str | None = None
     slices: int | None = None
     slab_mm: float | None = None
@@ -71,7 +73,7 @@ class BatchConfig:
     def fingerprint(self) -> str:
         """Return what decides the results beside the scan and the model, as text."""
         settings = asdict(self)
-        for name in ("model", "device", "threads"):  # the manifest has the model's hash
+        for name in ("model", "device", "threads", "batch_size"):  # the manifest has the model's hash
             del settings[name]
         return json.dumps({"ivdtool": __version__, **settings}, sort_keys=True)
 
@@ -167,7 +169,7 @@ def load_labeller(config: BatchConfig) -> Labeller:
     from ivdtool.labelling import Targets, label_scan, method_config
     from ivdtool.pipeline import Constraints
 
-    model = load_model(config.model, config.device, config.threads)
+    model = load_model(config.model, config.device, config.threads, config.batch_size)
     constraints = Constraints.parse((), config.first_label, config.n_discs)
     method = method_config(
         model.info, config.slices, config.slab_mm, config.normalisation, config.middle,

@@ -71,6 +71,13 @@ __all__ = ["batch"]
     help="CPU threads of the network, in each worker.",
 )
 @click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Most images of a scan that go through the network at once.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     default=600.0,
@@ -104,6 +111,7 @@ def batch(
     scheduler: str | None,
     jobs: int | None,
     threads: int,
+    batch_size: int,
     timeout: float,
     qc: bool,
     slicer: bool,
@@ -151,6 +159,7 @@ def batch(
         model=str(model_path(model).resolve()),
         device=device,
         threads=threads,
+        batch_size=batch_size,
         volume=volume_option(volume),
         slices=slices,
         slab_mm=slab_mm,
