@@ -23,7 +23,9 @@ NETWORKS = [
     ("hourglass", {**SMALL, "attention": True}),
     ("hourglass", {**SMALL, "attention": False}),
     ("hourglass", {**SMALL, "stacks": 1}),
+    ("hourglass", {**SMALL, "stacks": 4, "blocks": 2}),
     ("hca", SMALL),
+    ("hca", {**SMALL, "stacks": 4, "blocks": 2}),
     ("hca", {**SMALL, "local_per_scale": True, "merge": False}),
     ("hca", {**SMALL, "residual": False, "score_lka": True, "feedback": True}),
 ]

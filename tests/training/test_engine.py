@@ -71,6 +71,25 @@ def test_two_processes_train_as_one(
     ).read_bytes()
 
 
+def test_two_processes_of_the_command(
+    plain_config: TrainingConfig, spines: Path, tmp_path: Path
+) -> None:
+    """The network as it is: on CPUs batch statistics are those of half a batch, so about the same."""
+    plain_config = replace(plain_config, batch=replace(plain_config.batch, size=16))
+    settings = tmp_path / "settings.toml"
+    settings.write_text(to_toml(plain_config), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "ivdtool", "train", "--threads", "1", "--device", "cpu"]
+    command += ["--data", spines, "--config", settings, "-o", tmp_path / "two"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run_training([spines], plain_config, tmp_path / "one", device="cpu")
+    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    assert two["step"] == one["step"] == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(two["loss"], one["loss"], rtol=0.3)
+    assert one["loss"][4] < 0.9 * one["loss"][0]
+
+
 @pytest.mark.parametrize("package", engine.EXTRA)
 def test_missing_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "find_spec", lambda name: None if name == package else name)

@@ -118,6 +118,19 @@ def test_learns(train: Callable[..., Checkpoint], small_config: TrainingConfig) 
     assert last < 0.3 * first
 
 
+def test_gradients_are_clipped(
+    train: Callable[..., Checkpoint], small_config: TrainingConfig
+) -> None:
+    """After one step Adam's first moment is a tenth of the gradient that it was given."""
+    norms = {}
+    for most in (1e-3, math.inf):
+        last = train(str(most), optimise(small_config, steps=1, steps_per_epoch=1, max_norm=most))
+        moments = [state["exp_avg"] for state in last.optimizer["state"].values()]
+        norms[most] = math.sqrt(sum(float(moment.square().sum()) for moment in moments)) / 0.1
+    assert norms[math.inf] > 1e-2
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_resumed_run_is_the_same_run(train: Callable[..., Checkpoint], tmp_path: Path) -> None:
     straight = train("straight")
 

@@ -56,6 +56,7 @@ def test_what_the_papers_state() -> None:
         assert (config.optimiser.algorithm, config.optimiser.epochs) == (algorithm, epochs)
         assert config.optimiser.learning_rate == 2.5e-4
         assert config.batch.size == 4
+        assert config.batch.sigma_mm**2 == pytest.approx(5, rel=1e-3)  # pixels of 1 mm
         assert config.preprocessing.slices == 6
         assert config.preprocessing.normalisation == "minmax"
         assert config.loss.disc_weight == 0
