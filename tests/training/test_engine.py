@@ -80,7 +80,7 @@ def test_two_processes_of_the_command(
     settings.write_text(to_toml(plain_config), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node=2", "-m", "ivdtool", "train", "--threads", "1", "--device", "cpu"]
-    command += ["--data", spines, "--config", settings, "-o", tmp_path / "two"]
+    command += map(str, ("--data", spines, "--config", settings, "-o", tmp_path / "two"))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     run_training([spines], plain_config, tmp_path / "one", device="cpu")
