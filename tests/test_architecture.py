@@ -67,8 +67,8 @@ ALLOWED = {
     "batch.progress": "",
     "batch.summary": "__version__ batch.inputs.Scan batch.manifest batch.worker.DiscRow errors files",
     "batch.derivatives": "__version__ files",
-    "batch.run": "batch.inputs batch.manifest batch.plan batch.progress batch.summary batch.worker "
-    "errors files",
+    "batch.run": "batch.derivatives batch.inputs batch.manifest batch.plan batch.progress "
+    "batch.summary batch.worker errors files",
     "batch.__init__": "",
     "checks": "bids discs errors files labels skeleton.Skeleton volumes",
     "evaluation": "",

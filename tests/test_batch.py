@@ -183,6 +183,33 @@ def test_bids_derivatives(tmp_path: Path) -> None:
     assert "manifest*" in (tmp_path / ".bidsignore").read_text()
 
 
+def test_a_description_that_is_there_stays(tmp_path: Path) -> None:
+    """Labels may go beside the scans: the raw data set must not become a derivative."""
+    source = dataset(tmp_path / "bids")
+    files = source / "dataset_description.json", source / ".bidsignore"
+    for file in files:
+        file.write_text("mine")
+    describe_derivatives(source, [source])
+    assert [file.read_text() for file in files] == ["mine", "mine"]
+    files[1].unlink()
+    describe_derivatives(source, [source])
+    assert files[0].read_text() == "mine"
+    assert "manifest*" in files[1].read_text()
+
+
+def test_an_interrupted_run_leaves_a_derivative(tmp_path: Path) -> None:
+    source, out = dataset(tmp_path / "bids"), tmp_path / "out"
+
+    def interrupt(_: int) -> Pool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(find_scans([str(source)], out), out, CONFIG, interrupt, datasets=[source])
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert (out / ".bidsignore").is_file()
+
+
 # one run
 
 

@@ -16,7 +16,7 @@ from tests.damaged import REASONS, damage
 from tests.test_batch import contents, table
 
 from ivdtool.cli import main
-from ivdtool.files import nifti_bytes
+from ivdtool.files import is_temporary, nifti_bytes
 from ivdtool.phantom import Region, make_phantom, random_config
 
 Run = Callable[..., tuple[int, str, str]]
@@ -154,4 +154,4 @@ def test_an_interrupted_batch_goes_on(end: signal.Signals, cohort: Path, tmp_pat
     assert process.returncode == 130
     lines = [line for line in err.splitlines() if line]
     assert lines[-2:] == [f"{out}: not finished; go on with --resume", "Interrupted."]
-    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    assert not [path for path in out.rglob("*") if is_temporary(path)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ivdtool.batch.derivatives import describe_derivatives
 from ivdtool.batch.inputs import Scan, Shard
 from ivdtool.batch.manifest import Identity, Manifest
 from ivdtool.batch.plan import Plan, make_plan
@@ -52,6 +53,7 @@ def run_batch(
     *,
     resume: Resume = Resume(),
     shard: Shard | None = None,
+    datasets: Sequence[Path] = (),
     progress: Progress | None = None,
     heard: Callable[[Outcome], None] = lambda _: None,
 ) -> Summary:
@@ -64,6 +66,7 @@ def run_batch(
         executor: makes what labels that many scans.
         resume: how to go on with what an earlier run left in `output`.
         shard: which part of the batch `scans` are; its manifest and tables have names of their own.
+        datasets: BIDS data sets among the inputs; with any, the folder is made a derivative first.
         progress: sees how far it is.
         heard: is called with every outcome.
 
@@ -78,6 +81,8 @@ def run_batch(
     with ExitStack() as stack:
         manifest, plan = open_plan(scans, output, config, resume, shard, stack)
         assert manifest is not None
+        if datasets:
+            describe_derivatives(output, datasets)
         folders = {(output / scan.output).parent for scan, _ in plan.label}
         if resume.wanted:
             _remove_temporaries(folders, output, suffix)

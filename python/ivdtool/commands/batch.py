@@ -135,7 +135,6 @@ def batch(
     The output folder mirrors the input and gets a manifest of what became of every scan, summary.csv,
     summary.json and discs.csv. One bad scan does not stop the others.
     """
-    from ivdtool.batch.derivatives import describe_derivatives
     from ivdtool.batch.inputs import Filters, Shard, find_scans, take_shard
     from ivdtool.batch.progress import Progress, terminal_progress
     from ivdtool.batch.run import Resume, open_plan, run_batch
@@ -192,19 +191,17 @@ def batch(
     def executor_for(scans_left: int) -> AbstractContextManager["Executor"]:
         return _executor(executor, scheduler, config, min(jobs or _cpus(), scans_left), timeout)
 
+    datasets = [Path(name) for name in inputs if Path(name).is_dir() and is_dataset(Path(name))]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster ends a job so
     with Progress() if quiet else terminal_progress() as progress:
         try:
             summary = run_batch(
-                scans, output, config, executor_for, resume=how, shard=part, progress=progress,
-                heard=_log,
+                scans, output, config, executor_for, resume=how, shard=part,
+                datasets=datasets, progress=progress, heard=_log,
             )  # fmt: skip
         except KeyboardInterrupt:
             click.echo(f"{output}: not finished; go on with --resume", err=True)
             raise
-    datasets = [Path(name) for name in inputs if Path(name).is_dir() and is_dataset(Path(name))]
-    if datasets:
-        describe_derivatives(output, datasets)
     suffix = part.suffix if part else ""
     if as_json:
         click.echo((output / f"summary{suffix}.json").read_text(encoding="utf-8"), nl=False)
