@@ -19,6 +19,7 @@ from ivdtool.errors import InputError, ModelError
 from ivdtool.files import atomic_writes
 
 LONG = 4000
+JOBS = 2
 
 
 def prepare(config: BatchConfig) -> Labeller:
@@ -57,7 +58,7 @@ def run(source: Path, output: Path, milliseconds: int = 0, resume: bool = False)
     config = BatchConfig(model=__file__, volume=milliseconds)
     scans = find_scans([str(source)], output)
     return run_batch(
-        scans, output, config, lambda _: Pool(prepare, config, 2, 30), resume=Resume(resume)
+        scans, output, config, lambda _: Pool(prepare, config, JOBS, 30), resume=Resume(resume)
     )
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from ivdtool.batch.run import Resume, open_plan, run_batch
 from ivdtool.batch.summary import Summary
 from ivdtool.batch.worker import BatchConfig, Task
 from ivdtool.errors import InputError, IvdtoolError, ModelError, UsageError
+from ivdtool.files import is_temporary
+from ivdtool.writers import sidecar_path
 
 CONFIG = BatchConfig(model=batch_stub.__file__)
 SUFFIX = "_label-discs_dlabel"
@@ -471,21 +473,26 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     names = [f"{folder}/{i}.nii" for folder in "abc" for i in range(40)]
     source, out = touch(tmp_path / "in", *names, "bad.nii"), tmp_path / "out"
     rng = random.Random(4)
-    kills = 0
+    kills = in_flight = 0
     while kills < 50:
+        before = written(out)
         process = start(source, out, 20)
+        while process.poll() is None and not written(out) - before:  # until work is under way
+            time.sleep(0.005)
         try:
-            process.wait(rng.uniform(0.15, 0.6))
+            process.wait(rng.uniform(0, 0.3))
         except subprocess.TimeoutExpired:
             kills += 1
             if rng.random() < 0.5:
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.wait()
-            check_whole(source, out)
+            wait_for_group(process.pid)
+            in_flight += check_killed(source, out)
         else:  # it was done before: begin anew
             assert process.returncode == 0
             rename_away(out)
+    assert in_flight > kills / 2
     summary = batch_stub.run(source, out, 20, resume=True)
     assert summary.labelled + summary.skipped == len(names)
     assert summary.failed == 1
@@ -493,13 +500,36 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     assert contents(out) == contents(tmp_path / "at-once")
 
 
-def check_whole(source: Path, out: Path) -> None:
-    """Every file under its final name is complete."""
-    for path in out.rglob(f"*{SUFFIX}.*"):
-        if not path.name.startswith("."):
-            name = path.relative_to(out).as_posix().replace(SUFFIX, "").rpartition(".")[0]
-            scan = (source / name.removesuffix(".nii")).with_suffix(".nii")
-            assert path.stat().st_size == scan.stat().st_size * batch_stub.LONG
+def written(out: Path) -> set[Path]:
+    """Labels, sidecars and what is being written."""
+    return {path for path in out.rglob("*.*") if SUFFIX in path.name or is_temporary(path)}
+
+
+def wait_for_group(leader: int) -> None:
+    """Until the workers have noticed that the main process is gone."""
+    until = time.monotonic() + 20
+    with suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(leader, 0)
+            time.sleep(0.005)
+        pytest.fail("workers are left")
+
+
+def check_killed(source: Path, out: Path) -> bool:
+    """Whether scans were in flight; no file is half written, and no other scan is lost."""
+    there = written(out)
+    labels = {path for path in there if SUFFIX in path.name}
+    for path in labels:
+        name = path.relative_to(out).as_posix().partition(SUFFIX)[0]
+        assert path.stat().st_size == (source / f"{name}.nii").stat().st_size * batch_stub.LONG
+    images = {path for path in labels if path.name.endswith(".nii.gz")}
+    pairs = {path for path in images if sidecar_path(path) in labels}
+    with Manifest(out / "manifest.sqlite") as manifest:
+        rows = {path: manifest.find(path.relative_to(out).as_posix()) for path in images}
+    known = {path for path, row in rows.items() if row is not None}
+    assert known <= pairs
+    assert len(pairs - known) <= batch_stub.JOBS
+    return len(there) > 2 * len(known)
 
 
 def rename_away(out: Path) -> None:
