@@ -57,8 +57,8 @@ ALLOWED = {
     "labelling": "inference.Model metadata.ModelInfo pipeline volumes.read_volume writers | overlay",
     "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
     "plane preprocessing search verdict volumes",
-    "bids": "errors files labels.find_label_file",
-    "batch.inputs": "bids errors files writers.default_name",
+    "bids": "errors files labels.find_label_file labels.is_label_file",
+    "batch.inputs": "bids errors files labels.is_label_file writers.default_name",
     "batch.worker": "__version__ errors files writers | inference labelling pipeline.Constraints",
     "batch.pool": "batch.worker errors",
     "batch.dask_pool": "batch.pool batch.worker errors",

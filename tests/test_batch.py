@@ -25,8 +25,10 @@ from ivdtool.batch.progress import terminal_progress
 from ivdtool.batch.run import Resume, open_plan, run_batch
 from ivdtool.batch.summary import Summary
 from ivdtool.batch.worker import BatchConfig, Task
+from ivdtool.bids import images_below
 from ivdtool.errors import InputError, IvdtoolError, ModelError, UsageError
 from ivdtool.files import is_temporary
+from ivdtool.labels import LABEL_SUFFIXES
 from ivdtool.writers import sidecar_path
 
 CONFIG = BatchConfig(model=batch_stub.__file__)
@@ -96,6 +98,63 @@ def test_the_output_mirrors_the_folder(tmp_path: Path) -> None:
     (source / os.fsdecode(b"\xff.nii")).touch()
     with pytest.raises(InputError, match="not UTF-8"):
         find_scans([str(source)], source)
+
+
+def test_only_names_of_label_files_are_left_out(tmp_path: Path) -> None:
+    scans = ["p01_labeled_T2w", "p02_label", "p03_label-SC_T2w", "p04_labels-manual", "p05_T2w"]
+    source = touch(tmp_path / "in", *(f"anat/{name}.nii.gz" for name in scans))
+    for suffix in (*LABEL_SUFFIXES, "_label-discs_desc-ours_dlabel"):
+        touch(source, f"anat/p05_T2w{suffix}.nii.gz", f"anat/p06{suffix}.nii")
+    bids = touch(tmp_path / "bids", "dataset_description.json")
+    (bids / "sub-1").symlink_to(source)
+    for given in (source, bids, f"{source}/*/*.nii*"):
+        found = outputs(find_scans([str(given)], tmp_path / "o"))
+        assert [Path(name).name for name in found] == scans
+    assert [path.name for path in images_below(source)] == [f"{name}.nii.gz" for name in scans]
+    meant_suffix = find_scans([str(source)], tmp_path / "o", suffix="T2w")
+    assert len(meant_suffix) == len(scans)
+
+
+def test_scans_behind_symbolic_links_are_found(tmp_path: Path) -> None:
+    """In folders, data sets and patterns, with any version of Python; hidden ones in none."""
+    away = touch(
+        tmp_path / "away", "anat/a.nii", "ses-1/anat/b.nii", "ses-1/anat/.c.nii", ".d/e.nii"
+    )
+    source = touch(tmp_path / "in", "dataset_description.json")
+    for link, target in {
+        "sub-1": away,
+        "sub-2/ses-1": away / "ses-1",
+        "sub-3/anat": away / "anat",
+        "sub-3/up": source,  # in circles
+        "sub-4/anat/f.nii": away / "gone",
+    }.items():
+        (source / link).parent.mkdir(parents=True, exist_ok=True)
+        (source / link).symlink_to(target)
+    wanted = ["sub-1/anat/a", "sub-1/ses-1/anat/b", "sub-2/ses-1/anat/b", "sub-3/anat/a"]
+    wanted.append("sub-4/anat/f")
+    for given in (f"{source}/**/*.nii", f"{source}/sub-*/**/anat/?.nii", f"{source}/**", source):
+        assert outputs(find_scans([str(given)], tmp_path / "o")) == wanted
+    (source / "dataset_description.json").unlink()
+    assert outputs(find_scans([str(source)], tmp_path / "o")) == wanted
+    hidden = find_scans([f"{away}/.?/*", f"{away}/**/.c*"], tmp_path / "o")
+    assert outputs(hidden) == [".d/e", "ses-1/anat/.c"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = touch(tmp_path / "in", "a.nii", "closed/b.nii")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"in/closed: cannot be read \(Permission denied\)"):
+        find_scans([str(source)], tmp_path / "o")
+    assert len(find_scans([f"{source}/*.nii"], tmp_path / "o")) == 1
 
 
 def test_the_output_mirrors_below_a_pattern_or_what_holds_all(
