@@ -520,11 +520,34 @@ def test_a_manifest_belongs_to_one_run(tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     source, out = touch(tmp_path / "in", "a.nii"), tmp_path / "out"
     scans = find_scans([str(source)], out)
-    with ExitStack() as stack:
-        manifest, plan = open_plan(scans, out, CONFIG, Resume(), None, stack, dry=True)
-    assert manifest is None
-    assert len(plan.label) == 1
+    assert planned(scans, out, wanted=False) == (1, 0)
     assert not out.exists()
+    run(scans, out)
+    with pytest.raises(UsageError, match="--resume"):
+        planned(scans, out, wanted=False)
+    with Manifest(out / "manifest.sqlite"), pytest.raises(UsageError, match="another run"):
+        planned(scans, out)
+
+
+def planned(scans: list[Scan], out: Path, wanted: bool = True) -> tuple[int, int]:
+    """By a dry run: how many scans to label, how many to skip."""
+    with ExitStack() as stack:
+        _, plan = open_plan(scans, out, CONFIG, Resume(wanted), None, stack, dry=True)
+    return len(plan.label), len(plan.skip)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_dry_run_knows_what_parts_have_done(whole: bool, tmp_path: Path) -> None:
+    """It does what the run would do, but in memory; also where a manifest of the whole is there."""
+    source, out = touch(tmp_path / "in", "a.nii", "b.nii", "c.nii"), tmp_path / "out"
+    scans = find_scans([str(source)], out)
+    if whole:
+        run(scans[:1], out)
+    run(scans, out, shard=Shard(2, 2))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    assert planned(scans, out) == ((1, 2) if whole else (2, 1))
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
+    assert counts(run(scans, out, resume=Resume(wanted=True)))[2] == (2 if whole else 1)
 
 
 def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:

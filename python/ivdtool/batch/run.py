@@ -80,7 +80,6 @@ def run_batch(
     _make_folder(output)
     with ExitStack() as stack:
         manifest, plan = open_plan(scans, output, config, resume, shard, stack)
-        assert manifest is not None
         if datasets:
             describe_derivatives(output, datasets)
         folders = {(output / scan.output).parent for scan, _ in plan.label}
@@ -123,7 +122,7 @@ def open_plan(
     shard: Shard | None,
     stack: ExitStack,
     dry: bool = False,
-) -> tuple[Manifest | None, Plan]:
+) -> tuple[Manifest, Plan]:
     """Open the manifest, for as long as `stack` lasts, and compare the scans with it.
 
     Args:
@@ -133,24 +132,21 @@ def open_plan(
         resume: how to go on.
         shard: which part.
         stack: closes the manifest.
-        dry: make no manifest where there is none.
+        dry: work on a copy of the manifest in memory; nothing is written.
 
     Raises:
         UsageError: there is a manifest, and `resume` is not wanted; or it cannot be used.
     """
     path = output / f"manifest{shard.suffix if shard else ''}.sqlite"
     parts = sorted(output.glob("manifest.shard-*.sqlite")) if shard is None else []
-    manifest = None
-    if path.exists() or not dry:
-        manifest = stack.enter_context(Manifest(path))
-    if not resume.wanted and (parts or (manifest is not None and not manifest.is_empty())):
+    manifest = stack.enter_context(Manifest.copy(path) if dry else Manifest(path))
+    if not resume.wanted and (parts or not manifest.is_empty()):
         raise UsageError(
             f"{output}: holds the manifest of an earlier run; go on with --resume, or give another "
             "folder"
         )
-    if manifest is not None:
-        for part in parts:
-            manifest.absorb(part)
+    for part in parts:
+        manifest.absorb(part)
     plan = make_plan(
         scans, output, config, manifest, retry_failed=resume.retry_failed, by_hash=resume.by_hash
     )
