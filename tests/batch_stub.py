@@ -51,6 +51,8 @@ def label(config: BatchConfig, task: Task) -> Labelled:
         for temporary in temporaries:
             temporary.write_bytes(content * LONG)
             time.sleep(int(config.volume or 0) / 1000 / len(files))
+    if "late" in name:
+        os.kill(os.getpid(), signal.SIGKILL)
     return Labelled((DiscRow(25, "L5/S1", 1.0, 2.0, float(len(content)), 0.5, 0.5, "detected"),))
 
 

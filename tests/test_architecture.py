@@ -54,7 +54,7 @@ ALLOWED = {
     "overlay": "files",
     "phantom": "discs errors files labels writers",
     # the stages together
-    "labelling": "inference.Model metadata.ModelInfo pipeline volumes.read_volume writers | overlay",
+    "labelling": "errors inference.Model metadata.ModelInfo pipeline volumes.read_volume writers | overlay",
     "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
     "plane preprocessing search verdict volumes",
     "bids": "errors files labels.find_label_file labels.is_label_file",

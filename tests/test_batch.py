@@ -489,6 +489,20 @@ def test_labels_of_a_scan_that_fails_now_do_not_stay(tmp_path: Path) -> None:
     assert contents(out) == {}
 
 
+def test_what_a_dying_worker_wrote_does_not_stay(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "late.nii"), tmp_path / "out"
+    assert counts(run(source, out)) == (0, 1, 0)
+    assert table(out / "summary.csv")["late"]["error_kind"] == "WorkerDied"
+    assert contents(out) == {}
+
+
+def test_a_folder_in_the_way_of_labels_fails_one_scan(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "a.nii", "b.nii"), tmp_path / "out"
+    (out / f"a{SUFFIX}.nii.gz").mkdir(parents=True)
+    assert counts(run(source, out)) == (1, 1, 0)
+    assert "is a folder" in table(out / "summary.csv")["a"]["error"]
+
+
 def test_labels_of_another_scan_are_not_replaced(tmp_path: Path) -> None:
     one, two = touch(tmp_path / "1", "a.nii"), touch(tmp_path / "2", "a.nii")
     run(one, tmp_path / "out")

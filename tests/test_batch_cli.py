@@ -107,6 +107,16 @@ def test_points_for_slicer(run: Run, cohort: Path, tmp_path: Path) -> None:
         assert point["position"] == pytest.approx([-x, -y, z], abs=1e-6)
 
 
+def test_a_picture_in_the_way_is_a_warning(run: Run, cohort: Path, tmp_path: Path) -> None:
+    scan = cohort / "sub-0" / "anat" / "sub-0_T2w.nii.gz"
+    (tmp_path / f"sub-0_T2w{SUFFIX}.png").mkdir()
+    assert run("batch", scan, "-o", tmp_path, "--qc", "-q")[0] == 0
+    row = table(tmp_path / "summary.csv")["sub-0_T2w"]
+    assert row["status"] == "labelled"
+    assert "no picture: " in row["warnings"]
+    assert (tmp_path / row["output"]).is_file()
+
+
 def test_usage(run: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, text, _ = run("batch", cohort, "-o", tmp_path / "o", "--dry-run", "--suffix", "T2w")
     assert code == 0

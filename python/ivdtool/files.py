@@ -25,6 +25,7 @@ __all__ = [
     "atomic_write",
     "atomic_writes",
     "check_archive",
+    "check_place",
     "file_sha256",
     "find_files",
     "is_temporary",
@@ -140,6 +141,18 @@ def check_archive(content: bytes) -> None:
         raise ValueError(f"checksum of {damaged}")
 
 
+def check_place(path: Path) -> None:
+    """Check that a file can be at `path`, as far as can be told without writing.
+
+    Raises:
+        UsageError: its folder is missing, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: output folder missing: {path.parent}; create it first")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give a file name")
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
@@ -180,10 +193,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def _reserve(target: Path, cleanup: ExitStack) -> Path:
-    if not target.parent.is_dir():
-        raise UsageError(f"{target}: output folder missing: {target.parent}; create it first")
-    if target.is_dir():
-        raise UsageError(f"{target}: is a folder; give a file name")
+    check_place(target)
     temporary = target.with_name(f".{secrets.token_hex(8)}{''.join(target.suffixes[-2:])}")
     with _usage_errors(target):
         temporary.touch(exist_ok=False)

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -170,9 +170,10 @@ def _task(scan: Scan, output: Path, by_hash: bool) -> Task:
 
 
 def _record(manifest: Manifest, outcome: Outcome, identity: Identity, files: list[Path]) -> None:
-    if outcome.labelled is None and manifest.find(outcome.key) is not None:
-        for path in files:  # of an earlier run, with other settings or of what the scan was then
-            path.unlink(missing_ok=True)
+    if outcome.labelled is None:
+        for path in files:  # of an earlier run, or of a worker that died before it could report
+            with suppress(OSError):  # such as a folder of that name, for which the scan failed
+                path.unlink(missing_ok=True)
     manifest.record(outcome, identity)
 
 
