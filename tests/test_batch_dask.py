@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_one_of_two_workers_is_killed(cluster: str, source: Path, tmp_path: Path) -> None:
-    assert counts(run(source, tmp_path / "here", timeout=2)) == (21, 3, 0)
+    assert counts(run(source, tmp_path / "here", jobs=1, timeout=2)) == (21, 3, 0)
     (source / "once").unlink()
     pids: list[int] = []
 
@@ -151,18 +151,44 @@ def test_the_script_for_slurm_runs_on_a_cluster_of_jobs(tmp_path: Path) -> None:
     scan = tmp_path / "in" / "sub-1_T2w.nii.gz"
     scan.parent.mkdir()
     scan.write_bytes(nifti_bytes(image, scan))
-    docs = Path(__file__).parents[1] / "docs"
     code = f"""
-import sys
-sys.path.insert(0, {str(docs)!r})
 from dask_jobqueue.local import LocalCluster
-from slurm_batch import label_on, slurm_cluster
+from slurm_batch import label_on
 options = {{"dashboard_address": ":0"}}
 cluster = LocalCluster(cores=1, processes=1, memory="2GB", scheduler_options=options)
 label_on(cluster, 1, {[str(scan.parent), "-o", str(tmp_path / "out"), "-q"]!r})
 """
+    assert run_beside_docs(code, tmp_path).startswith("1 scans: 1 labelled, 0 failed")
+
+
+def test_the_script_for_slurm_asks_for_what_it_says(tmp_path: Path) -> None:
+    """Sixteen workers of one thread each, as every one labels in a process of its own."""
+    pytest.importorskip("dask_jobqueue")
+    code = """
+import dask
+from slurm_batch import slurm_cluster
+dask.config.set({"jobqueue.slurm.scheduler-options": {"dashboard_address": ":0"}})
+with slurm_cluster() as cluster:
+    print(cluster.job_script())
+"""
+    script = run_beside_docs(code, tmp_path)
+    lines = script.splitlines()
+    assert {"#SBATCH --cpus-per-task=16", "#SBATCH -t 08:00:00"} <= {*lines}
+    (worker,) = (line for line in lines if "dask_worker" in line or "dask worker" in line)
+    assert "--nthreads 1 " in worker
+    assert "--nworkers 16 " in worker
+    assert lines.index("source ~/venvs/ivdtool/bin/activate") < lines.index(worker)
+
+
+def run_beside_docs(code: str, folder: Path) -> str:
+    """What a program prints that can import docs/slurm_batch.py."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "docs")},
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("1 scans: 1 labelled, 0 failed")
+    return done.stdout
