@@ -16,6 +16,7 @@ from tests.damaged import REASONS, damage
 from tests.test_batch import contents, table
 
 from ivdtool.cli import main
+from ivdtool.errors import IvdtoolError
 from ivdtool.files import is_temporary, nifti_bytes
 from ivdtool.phantom import Region, make_phantom, random_config
 
@@ -146,6 +147,38 @@ def test_usage(run: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.Monke
     code, _, err = run("batch", cohort, "-o", tmp_path / "o", "--model", broken, "--jobs", 1)
     assert (code, err.count("\n")) == (4, 1)
     assert err.startswith(f"Error: {broken}: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "cuda", "jobs"),
+    [
+        ([], False, 8),
+        ([], True, 1),
+        (["--device", "cuda"], False, 1),
+        (["--device", "cpu"], True, 8),
+        (["--jobs", 3], True, 3),
+    ],
+)
+def test_one_job_on_a_gpu_unless_asked_for_more(
+    options: list[object],
+    cuda: bool,
+    jobs: int,
+    run: Run,
+    cohort: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(_kind: str, _scheduler: None, _config: object, jobs: int, _timeout: float) -> None:
+        raise IvdtoolError(f"{jobs} jobs")
+
+    module = sys.modules["ivdtool.commands.batch"]
+    monkeypatch.setattr(module, "_cpus", lambda: 8)
+    monkeypatch.setattr(module, "_executor", stop)
+    stub = f"class cuda: is_available = staticmethod(lambda: {cuda})"
+    (tmp_path / "torch.py").write_text(stub)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    _, _, err = run("batch", cohort, "-o", tmp_path / "out", *options)
+    assert err == f"Error: {jobs} jobs\n"
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])

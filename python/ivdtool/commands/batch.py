@@ -62,7 +62,11 @@ __all__ = ["batch"]
     "--executor", type=click.Choice(["local", "dask"]), default="local", show_default=True
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster; else one is started here.")
-@click.option("--jobs", type=click.IntRange(1), help="Worker processes; one per CPU by default.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Worker processes; by default one per CPU, on CUDA one.",
+)
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -189,7 +193,8 @@ def batch(
         return 0
 
     def executor_for(scans_left: int) -> AbstractContextManager["Executor"]:
-        return _executor(executor, scheduler, config, min(jobs or _cpus(), scans_left), timeout)
+        count = min(jobs or _default_jobs(device), scans_left)
+        return _executor(executor, scheduler, config, count, timeout)
 
     datasets = [Path(name) for name in inputs if Path(name).is_dir() and is_dataset(Path(name))]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster ends a job so
@@ -224,6 +229,23 @@ def _read_list(list_file: str | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{list_file}: not readable as a list of files: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _default_jobs(device: str) -> int:
+    """One per CPU, but one where each would have its own copy of the network on the GPU."""
+    cpus = _cpus()
+    if cpus == 1 or device == "cpu":
+        return cpus
+    return 1 if device == "cuda" or _has_cuda() else cpus
+
+
+def _has_cuda() -> bool:
+    """Ask in a process of its own: torch would stay in the memory of this one to the end."""
+    import subprocess
+
+    code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    return asked.returncode == 0
 
 
 def _cpus() -> int:
