@@ -19,6 +19,7 @@ from ivdtool.errors import InputError, ModelError
 from ivdtool.files import atomic_writes
 
 LONG = 4000
+BIG = 2000
 JOBS = 2
 
 
@@ -45,6 +46,8 @@ def label(config: BatchConfig, task: Task) -> Labelled:
         os.kill(os.getpid(), signal.SIGKILL)
     if "exit" in name:
         os._exit(7)
+    if "big" in name:
+        return Labelled((), (task.key * BIG,))
     content = Path(task.input).read_bytes()
     files = output_files(Path(task.output), config)
     with atomic_writes(*files) as temporaries:

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from ivdtool.batch.pool import Pool
 from ivdtool.batch.progress import terminal_progress
 from ivdtool.batch.run import Resume, open_plan, run_batch
 from ivdtool.batch.summary import Summary
-from ivdtool.batch.worker import BatchConfig, Task
+from ivdtool.batch.worker import BatchConfig, Outcome, Task
 from ivdtool.bids import images_below
 from ivdtool.errors import InputError, IvdtoolError, ModelError, UsageError
 from ivdtool.files import is_temporary
@@ -333,6 +335,45 @@ def test_workers_that_cannot_start_end_the_run(kind: str, tmp_path: Path) -> Non
         run(source, tmp_path / "out", replace(CONFIG, normalisation=kind))
     assert contents(tmp_path / "out") == {}
     assert counts(run(source, tmp_path / "out")) == (2, 0, 0)  # nothing to go on with
+
+
+def test_the_main_process_does_not_grow(tmp_path: Path) -> None:
+    """What it would keep of an outcome, 2,000 times, would be some 40 MB."""
+    source = touch(tmp_path / "in", "big.nii")
+    scans = [Scan(f"{i:06}.nii.gz", str(source / "big.nii")) for i in range(3000)]
+    numbers, begin = count(1), 0
+
+    def look(_: Outcome) -> None:
+        nonlocal begin
+        if next(numbers) == 1000:
+            begin = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+
+    tracemalloc.start()
+    try:
+        summary = run_batch(
+            scans, tmp_path / "out", CONFIG, lambda _: Pool(batch_stub.prepare, CONFIG, 2, 30),
+            heard=look,
+        )  # fmt: skip
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert summary.labelled == len(scans)
+    assert most - begin < 4 * 2**20
+
+
+def test_the_benchmark_fails_where_memory_grows() -> None:
+    pytest.importorskip("psutil")
+    from benchmarks.cohort import check_growth
+
+    check_growth([(20, 100), (50, 500), (55, 560), (60, 570)])
+    for last, message in {
+        (61, 500): "main process grew from 50 to 61 MiB",
+        (50, 580): "worker grew from 500 to 580 MiB",
+        (0, 0): "unseen",
+    }.items():
+        with pytest.raises(IvdtoolError, match=message):
+            check_growth([(20, 100), (50, 500), (55, 560), last])
 
 
 def test_a_worker_that_dies_between_two_scans_is_replaced(tmp_path: Path) -> None:
