@@ -7,7 +7,7 @@
 The first makes a cohort of real scans, phantoms and ten damaged ones in FOLDER and labels it scan by
 scan with `ivdtool label`, then with `ivdtool batch`: one job, two, Dask, and killed ten times and
 resumed. The second labels real scans with several numbers of jobs, threads and images per batch, in
-turns. The third labels phantoms, many times over, and watches the memory of all processes.
+turns. The third labels phantoms, many times over, and fails where a process grows while it does.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -44,6 +44,9 @@ SUFFIX = f"_{LABEL_SUFFIX}.nii.gz"
 KILLS = 10
 LOOPED = 10
 ROUNDS = 3
+KINDS = 40
+MAIN_GROWTH_MIB = 10.0  # at most, between the second and the last quarter
+WORKER_GROWTH = 1.15
 SETTINGS = (  # jobs, threads, batch size; the defaults on two cores first
     (2, 1, 8), (1, 2, 8), (1, 1, 8), (2, 2, 8), (2, 1, 1), (2, 1, 2), (2, 1, 4),
 )  # fmt: skip
@@ -262,10 +265,11 @@ def compare_settings(folder: Path, count: int) -> None:
 
 
 def watch_memory(folder: Path, count: int) -> None:
-    """Label `count` links to at most 40 phantoms; print the highest memory of each process by progress."""
+    """Label `count` links to 40 phantoms; check the highest memory of each process by progress."""
+    least = 4 * KINDS  # every phantom in every quarter: new shapes take memory
+    expect(count >= least, f"--memory {count}: give at least {least}")
     source, output = folder / "phantoms", folder / "phantoms-out"
-    kinds = min(40, count)
-    for seed in range(kinds):
+    for seed in range(KINDS):
         if not (path := source / f"{seed:02}.nii.gz").exists():
             write_phantom(path, seed)
     many = folder / "many"
@@ -274,7 +278,7 @@ def watch_memory(folder: Path, count: int) -> None:
     for number in range(count):
         link = many / f"{number // 100:03}" / f"{number:05}.nii.gz"
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(source / f"{number % kinds:02}.nii.gz")
+        link.symlink_to(source / f"{number % KINDS:02}.nii.gz")
     process = batch(many, output, "--jobs", "2")
     quarters = [count * quarter // 4 for quarter in (1, 2, 3, 4)]
     highest = dict.fromkeys(quarters, (0.0, 0.0))
@@ -287,6 +291,21 @@ def watch_memory(folder: Path, count: int) -> None:
     print(process.communicate()[0].strip())
     for quarter, (main, workers) in highest.items():
         print(f"up to {quarter} scans: main {main:.0f} MiB, the largest worker {workers:.0f} MiB")
+    check_growth([*highest.values()])
+
+
+def check_growth(highest: Sequence[tuple[float, float]]) -> None:
+    """Of the main process and the largest worker, in MiB by quarter; both are at work in the second."""
+    _, (main, worker), _, (last_main, last_worker) = highest
+    expect(main and last_main, "a quarter went by unseen; watch more scans")
+    expect(
+        last_main - main <= MAIN_GROWTH_MIB,
+        f"the main process grew from {main:.0f} to {last_main:.0f} MiB",
+    )
+    expect(
+        last_worker <= WORKER_GROWTH * worker,
+        f"the largest worker grew from {worker:.0f} to {last_worker:.0f} MiB",
+    )
 
 
 def memory_mib(pid: int) -> tuple[float, float]:

@@ -19,6 +19,8 @@ from ivdtool.errors import InputError, ModelError
 from ivdtool.files import atomic_writes
 
 LONG = 4000
+BIG = 2000
+JOBS = 2
 
 
 def prepare(config: BatchConfig) -> Labeller:
@@ -44,12 +46,16 @@ def label(config: BatchConfig, task: Task) -> Labelled:
         os.kill(os.getpid(), signal.SIGKILL)
     if "exit" in name:
         os._exit(7)
+    if "big" in name:
+        return Labelled((), (task.key * BIG,))
     content = Path(task.input).read_bytes()
     files = output_files(Path(task.output), config)
     with atomic_writes(*files) as temporaries:
         for temporary in temporaries:
             temporary.write_bytes(content * LONG)
             time.sleep(int(config.volume or 0) / 1000 / len(files))
+    if "late" in name:
+        os.kill(os.getpid(), signal.SIGKILL)
     return Labelled((DiscRow(25, "L5/S1", 1.0, 2.0, float(len(content)), 0.5, 0.5, "detected"),))
 
 
@@ -57,7 +63,7 @@ def run(source: Path, output: Path, milliseconds: int = 0, resume: bool = False)
     config = BatchConfig(model=__file__, volume=milliseconds)
     scans = find_scans([str(source)], output)
     return run_batch(
-        scans, output, config, lambda _: Pool(prepare, config, 2, 30), resume=Resume(resume)
+        scans, output, config, lambda _: Pool(prepare, config, JOBS, 30), resume=Resume(resume)
     )
 
 

@@ -54,11 +54,11 @@ ALLOWED = {
     "overlay": "files",
     "phantom": "discs errors files labels writers",
     # the stages together
-    "labelling": "inference.Model metadata.ModelInfo pipeline volumes.read_volume writers | overlay",
+    "labelling": "errors inference.Model metadata.ModelInfo pipeline volumes.read_volume writers | overlay",
     "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
     "plane preprocessing search verdict volumes",
-    "bids": "errors files labels.find_label_file",
-    "batch.inputs": "bids errors files writers.default_name",
+    "bids": "errors files labels.find_label_file labels.is_label_file",
+    "batch.inputs": "bids errors files labels.is_label_file writers.default_name",
     "batch.worker": "__version__ errors files writers | inference labelling pipeline.Constraints",
     "batch.pool": "batch.worker errors",
     "batch.dask_pool": "batch.pool batch.worker errors",
@@ -67,8 +67,8 @@ ALLOWED = {
     "batch.progress": "",
     "batch.summary": "__version__ batch.inputs.Scan batch.manifest batch.worker.DiscRow errors files",
     "batch.derivatives": "__version__ files",
-    "batch.run": "batch.inputs batch.manifest batch.plan batch.progress batch.summary batch.worker "
-    "errors files",
+    "batch.run": "batch.derivatives batch.inputs batch.manifest batch.plan batch.progress "
+    "batch.summary batch.worker errors files",
     "batch.__init__": "",
     "checks": "bids discs errors files labels skeleton.Skeleton volumes",
     "evaluation": "",

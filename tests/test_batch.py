@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,12 @@ from ivdtool.batch.pool import Pool
 from ivdtool.batch.progress import terminal_progress
 from ivdtool.batch.run import Resume, open_plan, run_batch
 from ivdtool.batch.summary import Summary
-from ivdtool.batch.worker import BatchConfig, Task
+from ivdtool.batch.worker import BatchConfig, Outcome, Task
+from ivdtool.bids import images_below
 from ivdtool.errors import InputError, IvdtoolError, ModelError, UsageError
+from ivdtool.files import is_temporary
+from ivdtool.labels import LABEL_SUFFIXES
+from ivdtool.writers import sidecar_path
 
 CONFIG = BatchConfig(model=batch_stub.__file__)
 SUFFIX = "_label-discs_dlabel"
@@ -94,6 +100,63 @@ def test_the_output_mirrors_the_folder(tmp_path: Path) -> None:
     (source / os.fsdecode(b"\xff.nii")).touch()
     with pytest.raises(InputError, match="not UTF-8"):
         find_scans([str(source)], source)
+
+
+def test_only_names_of_label_files_are_left_out(tmp_path: Path) -> None:
+    scans = ["p01_labeled_T2w", "p02_label", "p03_label-SC_T2w", "p04_labels-manual", "p05_T2w"]
+    source = touch(tmp_path / "in", *(f"anat/{name}.nii.gz" for name in scans))
+    for suffix in (*LABEL_SUFFIXES, "_label-discs_desc-ours_dlabel"):
+        touch(source, f"anat/p05_T2w{suffix}.nii.gz", f"anat/p06{suffix}.nii")
+    bids = touch(tmp_path / "bids", "dataset_description.json")
+    (bids / "sub-1").symlink_to(source)
+    for given in (source, bids, f"{source}/*/*.nii*"):
+        found = outputs(find_scans([str(given)], tmp_path / "o"))
+        assert [Path(name).name for name in found] == scans
+    assert [path.name for path in images_below(source)] == [f"{name}.nii.gz" for name in scans]
+    meant_suffix = find_scans([str(source)], tmp_path / "o", suffix="T2w")
+    assert len(meant_suffix) == len(scans)
+
+
+def test_scans_behind_symbolic_links_are_found(tmp_path: Path) -> None:
+    """In folders, data sets and patterns, with any version of Python; hidden ones in none."""
+    away = touch(
+        tmp_path / "away", "anat/a.nii", "ses-1/anat/b.nii", "ses-1/anat/.c.nii", ".d/e.nii"
+    )
+    source = touch(tmp_path / "in", "dataset_description.json")
+    for link, target in {
+        "sub-1": away,
+        "sub-2/ses-1": away / "ses-1",
+        "sub-3/anat": away / "anat",
+        "sub-3/up": source,  # in circles
+        "sub-4/anat/f.nii": away / "gone",
+    }.items():
+        (source / link).parent.mkdir(parents=True, exist_ok=True)
+        (source / link).symlink_to(target)
+    wanted = ["sub-1/anat/a", "sub-1/ses-1/anat/b", "sub-2/ses-1/anat/b", "sub-3/anat/a"]
+    wanted.append("sub-4/anat/f")
+    for given in (f"{source}/**/*.nii", f"{source}/sub-*/**/anat/?.nii", f"{source}/**", source):
+        assert outputs(find_scans([str(given)], tmp_path / "o")) == wanted
+    (source / "dataset_description.json").unlink()
+    assert outputs(find_scans([str(source)], tmp_path / "o")) == wanted
+    hidden = find_scans([f"{away}/.?/*", f"{away}/**/.c*"], tmp_path / "o")
+    assert outputs(hidden) == [".d/e", "ses-1/anat/.c"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = touch(tmp_path / "in", "a.nii", "closed/b.nii")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"in/closed: cannot be read \(Permission denied\)"):
+        find_scans([str(source)], tmp_path / "o")
+    assert len(find_scans([f"{source}/*.nii"], tmp_path / "o")) == 1
 
 
 def test_the_output_mirrors_below_a_pattern_or_what_holds_all(
@@ -183,6 +246,33 @@ def test_bids_derivatives(tmp_path: Path) -> None:
     assert "manifest*" in (tmp_path / ".bidsignore").read_text()
 
 
+def test_a_description_that_is_there_stays(tmp_path: Path) -> None:
+    """Labels may go beside the scans: the raw data set must not become a derivative."""
+    source = dataset(tmp_path / "bids")
+    files = source / "dataset_description.json", source / ".bidsignore"
+    for file in files:
+        file.write_text("mine")
+    describe_derivatives(source, [source])
+    assert [file.read_text() for file in files] == ["mine", "mine"]
+    files[1].unlink()
+    describe_derivatives(source, [source])
+    assert files[0].read_text() == "mine"
+    assert "manifest*" in files[1].read_text()
+
+
+def test_an_interrupted_run_leaves_a_derivative(tmp_path: Path) -> None:
+    source, out = dataset(tmp_path / "bids"), tmp_path / "out"
+
+    def interrupt(_: int) -> Pool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(find_scans([str(source)], out), out, CONFIG, interrupt, datasets=[source])
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert (out / ".bidsignore").is_file()
+
+
 # one run
 
 
@@ -245,6 +335,45 @@ def test_workers_that_cannot_start_end_the_run(kind: str, tmp_path: Path) -> Non
         run(source, tmp_path / "out", replace(CONFIG, normalisation=kind))
     assert contents(tmp_path / "out") == {}
     assert counts(run(source, tmp_path / "out")) == (2, 0, 0)  # nothing to go on with
+
+
+def test_the_main_process_does_not_grow(tmp_path: Path) -> None:
+    """What it would keep of an outcome, 2,000 times, would be some 40 MB."""
+    source = touch(tmp_path / "in", "big.nii")
+    scans = [Scan(f"{i:06}.nii.gz", str(source / "big.nii")) for i in range(3000)]
+    numbers, begin = count(1), 0
+
+    def look(_: Outcome) -> None:
+        nonlocal begin
+        if next(numbers) == 1000:
+            begin = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+
+    tracemalloc.start()
+    try:
+        summary = run_batch(
+            scans, tmp_path / "out", CONFIG, lambda _: Pool(batch_stub.prepare, CONFIG, 2, 30),
+            heard=look,
+        )  # fmt: skip
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert summary.labelled == len(scans)
+    assert most - begin < 4 * 2**20
+
+
+def test_the_benchmark_fails_where_memory_grows() -> None:
+    pytest.importorskip("psutil")
+    from benchmarks.cohort import check_growth
+
+    check_growth([(20, 100), (50, 500), (55, 560), (60, 570)])
+    for last, message in {
+        (61, 500): "main process grew from 50 to 61 MiB",
+        (50, 580): "worker grew from 500 to 580 MiB",
+        (0, 0): "unseen",
+    }.items():
+        with pytest.raises(IvdtoolError, match=message):
+            check_growth([(20, 100), (50, 500), (55, 560), last])
 
 
 def test_a_worker_that_dies_between_two_scans_is_replaced(tmp_path: Path) -> None:
@@ -401,6 +530,20 @@ def test_labels_of_a_scan_that_fails_now_do_not_stay(tmp_path: Path) -> None:
     assert contents(out) == {}
 
 
+def test_what_a_dying_worker_wrote_does_not_stay(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "late.nii"), tmp_path / "out"
+    assert counts(run(source, out)) == (0, 1, 0)
+    assert table(out / "summary.csv")["late"]["error_kind"] == "WorkerDied"
+    assert contents(out) == {}
+
+
+def test_a_folder_in_the_way_of_labels_fails_one_scan(tmp_path: Path) -> None:
+    source, out = touch(tmp_path / "in", "a.nii", "b.nii"), tmp_path / "out"
+    (out / f"a{SUFFIX}.nii.gz").mkdir(parents=True)
+    assert counts(run(source, out)) == (1, 1, 0)
+    assert "is a folder" in table(out / "summary.csv")["a"]["error"]
+
+
 def test_labels_of_another_scan_are_not_replaced(tmp_path: Path) -> None:
     one, two = touch(tmp_path / "1", "a.nii"), touch(tmp_path / "2", "a.nii")
     run(one, tmp_path / "out")
@@ -432,11 +575,34 @@ def test_a_manifest_belongs_to_one_run(tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     source, out = touch(tmp_path / "in", "a.nii"), tmp_path / "out"
     scans = find_scans([str(source)], out)
-    with ExitStack() as stack:
-        manifest, plan = open_plan(scans, out, CONFIG, Resume(), None, stack, dry=True)
-    assert manifest is None
-    assert len(plan.label) == 1
+    assert planned(scans, out, wanted=False) == (1, 0)
     assert not out.exists()
+    run(scans, out)
+    with pytest.raises(UsageError, match="--resume"):
+        planned(scans, out, wanted=False)
+    with Manifest(out / "manifest.sqlite"), pytest.raises(UsageError, match="another run"):
+        planned(scans, out)
+
+
+def planned(scans: list[Scan], out: Path, wanted: bool = True) -> tuple[int, int]:
+    """By a dry run: how many scans to label, how many to skip."""
+    with ExitStack() as stack:
+        _, plan = open_plan(scans, out, CONFIG, Resume(wanted), None, stack, dry=True)
+    return len(plan.label), len(plan.skip)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_dry_run_knows_what_parts_have_done(whole: bool, tmp_path: Path) -> None:
+    """It does what the run would do, but in memory; also where a manifest of the whole is there."""
+    source, out = touch(tmp_path / "in", "a.nii", "b.nii", "c.nii"), tmp_path / "out"
+    scans = find_scans([str(source)], out)
+    if whole:
+        run(scans[:1], out)
+    run(scans, out, shard=Shard(2, 2))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    assert planned(scans, out) == ((1, 2) if whole else (2, 1))
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
+    assert counts(run(scans, out, resume=Resume(wanted=True)))[2] == (2 if whole else 1)
 
 
 def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
@@ -444,21 +610,26 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     names = [f"{folder}/{i}.nii" for folder in "abc" for i in range(40)]
     source, out = touch(tmp_path / "in", *names, "bad.nii"), tmp_path / "out"
     rng = random.Random(4)
-    kills = 0
+    kills = in_flight = 0
     while kills < 50:
+        before = written(out)
         process = start(source, out, 20)
+        while process.poll() is None and not written(out) - before:  # until work is under way
+            time.sleep(0.005)
         try:
-            process.wait(rng.uniform(0.15, 0.6))
+            process.wait(rng.uniform(0, 0.3))
         except subprocess.TimeoutExpired:
             kills += 1
             if rng.random() < 0.5:
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.wait()
-            check_whole(source, out)
+            wait_for_group(process.pid)
+            in_flight += check_killed(source, out)
         else:  # it was done before: begin anew
             assert process.returncode == 0
             rename_away(out)
+    assert in_flight > kills / 2
     summary = batch_stub.run(source, out, 20, resume=True)
     assert summary.labelled + summary.skipped == len(names)
     assert summary.failed == 1
@@ -466,13 +637,36 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     assert contents(out) == contents(tmp_path / "at-once")
 
 
-def check_whole(source: Path, out: Path) -> None:
-    """Every file under its final name is complete."""
-    for path in out.rglob(f"*{SUFFIX}.*"):
-        if not path.name.startswith("."):
-            name = path.relative_to(out).as_posix().replace(SUFFIX, "").rpartition(".")[0]
-            scan = (source / name.removesuffix(".nii")).with_suffix(".nii")
-            assert path.stat().st_size == scan.stat().st_size * batch_stub.LONG
+def written(out: Path) -> set[Path]:
+    """Labels, sidecars and what is being written."""
+    return {path for path in out.rglob("*.*") if SUFFIX in path.name or is_temporary(path)}
+
+
+def wait_for_group(leader: int) -> None:
+    """Until the workers have noticed that the main process is gone."""
+    until = time.monotonic() + 20
+    with suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(leader, 0)
+            time.sleep(0.005)
+        pytest.fail("workers are left")
+
+
+def check_killed(source: Path, out: Path) -> bool:
+    """Whether scans were in flight; no file is half written, and no other scan is lost."""
+    there = written(out)
+    labels = {path for path in there if SUFFIX in path.name}
+    for path in labels:
+        name = path.relative_to(out).as_posix().partition(SUFFIX)[0]
+        assert path.stat().st_size == (source / f"{name}.nii").stat().st_size * batch_stub.LONG
+    images = {path for path in labels if path.name.endswith(".nii.gz")}
+    pairs = {path for path in images if sidecar_path(path) in labels}
+    with Manifest(out / "manifest.sqlite") as manifest:
+        rows = {path: manifest.find(path.relative_to(out).as_posix()) for path in images}
+    known = {path for path, row in rows.items() if row is not None}
+    assert known <= pairs
+    assert len(pairs - known) <= batch_stub.JOBS
+    return len(there) > 2 * len(known)
 
 
 def rename_away(out: Path) -> None:

@@ -16,7 +16,8 @@ from tests.damaged import REASONS, damage
 from tests.test_batch import contents, table
 
 from ivdtool.cli import main
-from ivdtool.files import nifti_bytes
+from ivdtool.errors import IvdtoolError
+from ivdtool.files import is_temporary, nifti_bytes
 from ivdtool.phantom import Region, make_phantom, random_config
 
 Run = Callable[..., tuple[int, str, str]]
@@ -107,6 +108,16 @@ def test_points_for_slicer(run: Run, cohort: Path, tmp_path: Path) -> None:
         assert point["position"] == pytest.approx([-x, -y, z], abs=1e-6)
 
 
+def test_a_picture_in_the_way_is_a_warning(run: Run, cohort: Path, tmp_path: Path) -> None:
+    scan = cohort / "sub-0" / "anat" / "sub-0_T2w.nii.gz"
+    (tmp_path / f"sub-0_T2w{SUFFIX}.png").mkdir()
+    assert run("batch", scan, "-o", tmp_path, "--qc", "-q")[0] == 0
+    row = table(tmp_path / "summary.csv")["sub-0_T2w"]
+    assert row["status"] == "labelled"
+    assert "no picture: " in row["warnings"]
+    assert (tmp_path / row["output"]).is_file()
+
+
 def test_usage(run: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, text, _ = run("batch", cohort, "-o", tmp_path / "o", "--dry-run", "--suffix", "T2w")
     assert code == 0
@@ -138,6 +149,38 @@ def test_usage(run: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert err.startswith(f"Error: {broken}: ")
 
 
+@pytest.mark.parametrize(
+    ("options", "cuda", "jobs"),
+    [
+        ([], False, 8),
+        ([], True, 1),
+        (["--device", "cuda"], False, 1),
+        (["--device", "cpu"], True, 8),
+        (["--jobs", 3], True, 3),
+    ],
+)
+def test_one_job_on_a_gpu_unless_asked_for_more(
+    options: list[object],
+    cuda: bool,
+    jobs: int,
+    run: Run,
+    cohort: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(_kind: str, _scheduler: None, _config: object, jobs: int, _timeout: float) -> None:
+        raise IvdtoolError(f"{jobs} jobs")
+
+    module = sys.modules["ivdtool.commands.batch"]
+    monkeypatch.setattr(module, "_cpus", lambda: 8)
+    monkeypatch.setattr(module, "_executor", stop)
+    stub = f"class cuda: is_available = staticmethod(lambda: {cuda})"
+    (tmp_path / "torch.py").write_text(stub)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    _, _, err = run("batch", cohort, "-o", tmp_path / "out", *options)
+    assert err == f"Error: {jobs} jobs\n"
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_batch_goes_on(end: signal.Signals, cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -154,4 +197,4 @@ def test_an_interrupted_batch_goes_on(end: signal.Signals, cohort: Path, tmp_pat
     assert process.returncode == 130
     lines = [line for line in err.splitlines() if line]
     assert lines[-2:] == [f"{out}: not finished; go on with --resume", "Interrupted."]
-    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    assert not [path for path in out.rglob("*") if is_temporary(path)]

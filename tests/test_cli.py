@@ -467,6 +467,33 @@ def test_output_that_cannot_be_written(run: Run, scan: Path, tmp_path: Path) -> 
     assert len(err.splitlines()) == 1
 
 
+def test_pictures_that_cannot_be_drawn(
+    run: Run, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before work starts where possible, else a warning: the labels are not lost."""
+    output, picture = tmp_path / "discs.nii.gz", tmp_path / "discs.png"
+    code, _, err = run("label", scan, "-o", output, "--qc", tmp_path / "no" / "a.png")
+    assert code == 2
+    assert "output folder missing" in err
+    assert not output.exists()
+    picture.write_text("of other labels")
+
+    def fail(*_: object) -> None:
+        raise ValueError("no\ndrawing")
+
+    monkeypatch.setattr("ivdtool.overlay.draw_overlay", fail)
+    code, out, err = run("label", scan, "-o", output, "--qc", picture)
+    assert (code, "L5/S1" in out) == (0, True)
+    assert err == f"Warning: {scan}: no picture: {picture}: ValueError: no drawing\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["discs.json", "discs.nii.gz"]
+    monkeypatch.undo()
+    (tmp_path / "qc" / "sub-01_T2w.png").mkdir(parents=True)
+    code, out, err = run("label", scan, scan, "-o", tmp_path, "--qc", tmp_path / "qc")
+    assert (code, "L5/S1" in out) == (0, True)
+    assert "sub-01_T2w.png: is a folder" in err
+    assert run("label", scan, "--qc", tmp_path / "qc")[0] == 2  # nothing else was asked for
+
+
 def test_two_inputs_never_share_an_output(run: Run, scan: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

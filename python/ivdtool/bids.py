@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ivdtool.errors import InputError
-from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
-from ivdtool.labels import find_label_file
+from ivdtool.files import NIFTI_SUFFIXES, find_files, nifti_stem
+from ivdtool.labels import find_label_file, is_label_file
 
 __all__ = [
     "BidsImage",
@@ -64,24 +64,21 @@ def is_dataset(folder: Path) -> bool:
 
 def anatomical_images(dataset: Path) -> list[Path]:
     """Return the NIfTI files in the anat folders of a data set, sorted."""
-    paths = sorted(dataset.glob("sub-*/**/anat/*.nii*"))
-    return [path for path in paths if _is_nifti(path)]
+    return _find_images(dataset, "sub-*/**/anat/*")
 
 
 def images_below(folder: Path) -> list[Path]:
     """Return the NIfTI files below any folder, sorted; without label files and derivatives."""
     return [
         path
-        for path in sorted(folder.rglob("*.nii*"))
-        if _is_nifti(path)
-        and "derivatives" not in path.relative_to(folder).parts
-        and "_label" not in path.name
+        for path in _find_images(folder, "**/*")
+        if "derivatives" not in path.relative_to(folder).parts and not is_label_file(path)
     ]
 
 
-def _is_nifti(path: Path) -> bool:
-    """By its name; hidden files are leftovers, or what macOS puts on foreign drives."""
-    return path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
+def _find_images(folder: Path, pattern: str) -> list[Path]:
+    """Not hidden files, which are leftovers, or what macOS puts on foreign drives."""
+    return [path for path in find_files(folder, pattern) if path.name.endswith(NIFTI_SUFFIXES)]
 
 
 def read_participants(dataset: Path) -> list[dict[str, str]]:

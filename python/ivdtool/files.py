@@ -3,16 +3,18 @@
 import gzip
 import hashlib
 import io
+import os
 import re
 import secrets
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from ivdtool.errors import UsageError
+from ivdtool.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -23,7 +25,9 @@ __all__ = [
     "atomic_write",
     "atomic_writes",
     "check_archive",
+    "check_place",
     "file_sha256",
+    "find_files",
     "is_temporary",
     "nifti_bytes",
     "nifti_stem",
@@ -57,6 +61,65 @@ def nifti_bytes(image: "nib.Nifti1Image", path: str | Path) -> bytes:
     return content
 
 
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files below a folder whose paths there match a shell pattern, sorted.
+
+    As in a shell, ``**`` stands for any folders, none among them, and hidden files and folders match
+    only what begins with a dot. Symbolic links to folders are followed, though not in circles;
+    `Path.glob` leaves them out or not by the version of Python.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    found = _find_files(str(folder), PurePath(pattern).parts, frozenset())
+    return sorted(Path(path) for path in set(found))
+
+
+def _find_files(
+    folder: str, pattern: tuple[str, ...], above: frozenset[tuple[int, int]]
+) -> Iterator[str]:
+    first, rest = pattern[0], pattern[1:]
+    inode, entries = _list_folder(folder)
+    if first == "**":
+        if inode in above:
+            return
+        yield from _find_files(folder, rest or ("*",), above)
+    above |= {inode}
+    for entry in entries:
+        hidden = entry.name.startswith(".") and not first.startswith(".")
+        if hidden or not fnmatchcase(entry.name, first):
+            continue
+        if _is_folder(entry):
+            if first == "**":
+                yield from _find_files(entry.path, pattern, above)
+            elif rest:
+                yield from _find_files(entry.path, rest, above)
+        elif not rest and first != "**":
+            yield entry.path
+
+
+def _list_folder(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
+    """Return what tells the folder from all others, and what is in it."""
+    try:
+        stat = os.stat(folder)  # noqa: PTH116 - paths as text, which are made in half the time
+        with os.scandir(folder) as entries:
+            listed = list(entries)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be read ({error.strerror}); make it readable, or give a pattern that "
+            "leaves it out"
+        ) from error
+    return (stat.st_dev, stat.st_ino), listed
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads nowhere counts as a file, so that it is noticed when it is read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, which need not fit into memory."""
     with Path(path).open("rb") as file:
@@ -76,6 +139,18 @@ def check_archive(content: bytes) -> None:
         raise ValueError(str(error) or "end of file") from error
     if damaged is not None:
         raise ValueError(f"checksum of {damaged}")
+
+
+def check_place(path: Path) -> None:
+    """Check that a file can be at `path`, as far as can be told without writing.
+
+    Raises:
+        UsageError: its folder is missing, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: output folder missing: {path.parent}; create it first")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give a file name")
 
 
 @contextmanager
@@ -118,10 +193,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def _reserve(target: Path, cleanup: ExitStack) -> Path:
-    if not target.parent.is_dir():
-        raise UsageError(f"{target}: output folder missing: {target.parent}; create it first")
-    if target.is_dir():
-        raise UsageError(f"{target}: is a folder; give a file name")
+    check_place(target)
     temporary = target.with_name(f".{secrets.token_hex(8)}{''.join(target.suffixes[-2:])}")
     with _usage_errors(target):
         temporary.touch(exist_ok=False)

@@ -1,9 +1,11 @@
 """One scan, from its file to the files of its labels: what `label` and `batch` do alike."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ivdtool.errors import IvdtoolError
 from ivdtool.inference import Model
 from ivdtool.metadata import ModelInfo
 from ivdtool.pipeline import (
@@ -26,7 +28,8 @@ class Targets:
 
     Attributes:
         labels: the label image; its sidecar has the same stem. None writes neither.
-        picture: PNG of the slab with the discs.
+        picture: PNG of the slab with the discs; beside labels, one that cannot be drawn or written is
+            a warning.
         reproducible: leave the date out of the sidecar.
         slicer: a point list for 3D Slicer beside the label image.
     """
@@ -81,10 +84,26 @@ def label_scan(
     started = time.perf_counter()
     if targets.labels is not None:
         write_labels(result.labels, targets.labels, targets.reproducible, targets.slicer)
-    if targets.picture is not None:
+    if targets.picture is not None and targets.labels is not None:
+        result = _try_to_draw(result, targets.picture)
+    elif targets.picture is not None:
         _draw(result, targets.picture)
     writing = time.perf_counter() - started
     return replace(result, seconds={"reading": reading, **result.seconds, "writing": writing})
+
+
+def _try_to_draw(result: Result, picture: Path) -> Result:
+    """Draw; the labels are written, so whatever goes wrong is a warning."""
+    try:
+        _draw(result, picture)
+    except Exception as error:  # noqa: BLE001 - see above
+        with suppress(OSError):  # one of other labels would mislead
+            picture.unlink(missing_ok=True)
+        kind = "" if isinstance(error, IvdtoolError) else f"{picture}: {type(error).__name__}: "
+        warning = " ".join(f"no picture: {kind}{error}".split())
+        labels = replace(result.labels, warnings=(*result.labels.warnings, warning))
+        return replace(result, labels=labels)
+    return result
 
 
 def _draw(result: Result, picture: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -29,6 +30,7 @@ __all__ = [
     "LabelPoints",
     "Verdict",
     "find_label_file",
+    "is_label_file",
     "label_files",
     "label_voxels",
     "read_labels",
@@ -44,6 +46,7 @@ LABEL_SUFFIXES = (
     "_label-discs",
     "_label-discs_desc-warp_dlabel",  # moved there from another image of the subject
 )
+LABEL_STEM = re.compile(rf"({'|'.join(LABEL_SUFFIXES)}|_label-discs_desc-[A-Za-z0-9]+_dlabel)$")
 LANDMARKS = (49, 50, 60)  # pontomedullary groove and junction, conus: known, but no discs
 MAX_ROUNDING = 0.05  # of a label value stored as float
 MAX_SIDECAR_VOXELS = 1.5  # rounding moves a point by 0.5 voxels, sharing with a neighbour by 1 more
@@ -218,6 +221,15 @@ class LabelPoints:
     confidence: Mapping[int, float] = field(default_factory=dict)
     disputed: frozenset[int] = frozenset()
     warnings: tuple[str, ...] = ()
+
+
+def is_label_file(path: str | Path) -> bool:
+    """Whether a NIfTI file has the name of a disc label file.
+
+    Raises:
+        UsageError: the name does not end in .nii.gz or .nii.
+    """
+    return LABEL_STEM.search(nifti_stem(path)) is not None
 
 
 def find_label_file(image: str | Path, dataset: str | Path) -> Path | None:

@@ -1,5 +1,6 @@
 """Worker processes on the machines of a Dask cluster."""
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,10 @@ from ivdtool.errors import IvdtoolError, UsageError
 __all__ = ["DaskPool"]
 
 COUNT_SECONDS = 1.0  # between two looks at how many threads the cluster has
+POLL_SECONDS = 0.02  # Dask's own waiting for results has no limit
+QUEUE_SECONDS = 86400.0  # without a worker yet: jobs may stand in the queue of a cluster for long
+GONE_SECONDS = 3600.0  # without a worker any more
+CLUSTER_GONE = "the Dask cluster is gone; start it and go on with --resume"
 Key = tuple[Any, ...]
 _pools: dict[Key, Pool] = {}  # of a Dask worker, one for each of its threads
 
@@ -62,7 +67,7 @@ class DaskPool:
 
     def __exit__(self, *_: object) -> None:
         if self._cluster is None:
-            with suppress(OSError):  # the scheduler may be gone
+            with suppress(Exception):  # whatever Dask meets where the scheduler is gone
                 self._client.run(_close_pools)
         self._client.close()
         if self._cluster is not None:
@@ -72,27 +77,47 @@ class DaskPool:
         """Label scans; yield outcomes as they come.
 
         Raises:
-            IvdtoolError: no worker can start, or the cluster is gone.
+            IvdtoolError: no worker can start, none comes or comes back, or the cluster is gone.
         """
+        try:
+            yield from self._run(tasks)
+        except IvdtoolError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) or self._client.status != "running":
+                raise IvdtoolError(CLUSTER_GONE) from error
+            raise
+
+    def _run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         from distributed import as_completed
 
         waiting = iter(tasks)
-        self._client.wait_for_workers(1)
         sent: dict[Any, Task] = {}
         done = as_completed(with_results=True, raise_errors=False)
-        counted = threads = 0.0
+        threads, counted, seen, limit = 0, -math.inf, time.monotonic(), QUEUE_SECONDS
         while True:
-            if time.monotonic() - counted > COUNT_SECONDS:  # workers come and go
-                counted = time.monotonic()
-                threads = max(1, sum(self._client.nthreads().values()))
-            for task in islice(waiting, max(0, int(threads) - len(sent))):
+            now = time.monotonic()
+            if now - counted > COUNT_SECONDS:  # workers come and go
+                threads, counted = sum(self._client.nthreads().values()), now
+                if threads:
+                    seen, limit = now, GONE_SECONDS
+                elif now - seen > limit:
+                    raise IvdtoolError(
+                        f"the Dask cluster has had no worker for {limit:g} s; start some and go on "
+                        "with --resume"
+                    )
+            room = max(threads, 1) - len(sent)  # one where no worker is, to be there when one comes
+            for task in islice(waiting, max(room, 0)):
                 future = self._client.submit(_label, *self._settings, task, pure=False)
                 sent[future.key] = task
                 done.add(future)
             if not sent:
                 return
-            for future, result in done.next_batch(block=True):
+            finished = done.next_batch(block=False)
+            for future, result in finished:
                 yield _outcome(sent.pop(future.key), future.status, result)
+            if not finished:
+                time.sleep(POLL_SECONDS)
 
 
 def _outcome(task: Task, status: str, result: Any) -> Outcome:
@@ -103,7 +128,7 @@ def _outcome(task: Task, status: str, result: Any) -> Outcome:
         assert isinstance(result, Outcome)
         return result
     if status == "cancelled":
-        raise IvdtoolError("the Dask cluster is gone; start it and go on with --resume")
+        raise IvdtoolError(CLUSTER_GONE)
     error = result[1]
     if isinstance(error, KilledWorker):
         text = f"{task.input}: {' '.join(str(error).split())}"

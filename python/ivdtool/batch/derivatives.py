@@ -1,6 +1,7 @@
 """What makes a folder of labels a BIDS derivative: its description, and what is not BIDS in it."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,9 @@ NOT_BIDS = "manifest*\nsummary*\ndiscs*\n*.log\n"
 
 
 def describe_derivatives(output: Path, datasets: Sequence[Path]) -> None:
-    """Write dataset_description.json and .bidsignore.
+    """Write dataset_description.json and .bidsignore where there are none.
+
+    Those that are there stay: `output` may be a data set itself, or its user's own derivative.
 
     Raises:
         UsageError: they cannot be written.
@@ -31,7 +34,11 @@ def describe_derivatives(output: Path, datasets: Sequence[Path]) -> None:
         ],
         "SourceDatasets": [{"URL": dataset.resolve().as_uri()} for dataset in datasets],
     }
-    with atomic_write(output / "dataset_description.json") as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    with atomic_write(output / ".bidsignore") as temporary:
-        temporary.write_text(NOT_BIDS, encoding="utf-8")
+    files = {
+        "dataset_description.json": json.dumps(description, indent=2) + "\n",
+        ".bidsignore": NOT_BIDS,
+    }
+    for name, content in files.items():
+        if not os.path.lexists(output / name):
+            with atomic_write(output / name) as temporary:
+                temporary.write_text(content, encoding="utf-8")

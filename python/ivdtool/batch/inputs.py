@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ivdtool.bids import anatomical_images, images_below, is_dataset
 from ivdtool.errors import InputError, UsageError
-from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, nifti_stem
+from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, find_files, nifti_stem
+from ivdtool.labels import is_label_file
 from ivdtool.writers import default_name
 
 __all__ = ["Filters", "Scan", "Shard", "find_scans", "take_shard"]
@@ -155,10 +156,9 @@ def _find(inputs: Iterable[str], listed: Iterable[str], suffix: str) -> Iterator
             yield from ((scan, path) for scan in found)
         elif has_magic(name) and not path.exists():
             folder = _fixed_part(path)
-            matches = sorted(folder.glob(str(path.relative_to(folder))))
             files = [
                 match
-                for match in matches
+                for match in find_files(folder, str(path.relative_to(folder)))
                 if match.name.endswith(NIFTI_SUFFIXES) and not _is_label(match, suffix)
             ]
             if not files:
@@ -173,7 +173,9 @@ def _find(inputs: Iterable[str], listed: Iterable[str], suffix: str) -> Iterator
 
 def _is_label(path: Path, suffix: str) -> bool:
     """Where labels are written beside the scans, those of an earlier run."""
-    return "_label" in path.name or path.name.endswith(f"_{suffix}.nii.gz")
+    stem = path.name.removesuffix(f"_{suffix}.nii.gz")
+    names = [f"{stem}{ending}" for ending in NIFTI_SUFFIXES if stem != path.name]
+    return is_label_file(path) or any(os.path.lexists(path.with_name(name)) for name in names)
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -103,6 +103,21 @@ class Manifest:
                 self._database.close()
                 raise
 
+    @classmethod
+    def copy(cls, path: Path) -> Self:
+        """Return a copy in memory of the manifest at `path`, empty if there is none.
+
+        Raises:
+            UsageError: as the class does.
+        """
+        memory = Path(":memory:")
+        if not path.exists():
+            return cls(memory)
+        with cls(path) as original, original._usage_errors():
+            copy = cls(memory)
+            original._database.backup(copy._database)
+        return copy
+
     def _open(self) -> None:
         run = self._database.execute
         run("PRAGMA locking_mode = EXCLUSIVE")

@@ -32,7 +32,7 @@ def make_plan(
     scans: Iterable[Scan],
     output: Path,
     config: BatchConfig,
-    manifest: Manifest | None,
+    manifest: Manifest,
     *,
     retry_failed: bool = False,
     by_hash: bool = False,
@@ -46,7 +46,7 @@ def make_plan(
         scans: of the batch.
         output: folder.
         config: see `BatchConfig`; its model must be a file.
-        manifest: None if nothing has been done yet.
+        manifest: what has been done.
         retry_failed: label again what failed.
         by_hash: compare the content of scans rather than their time of change.
 
@@ -56,7 +56,7 @@ def make_plan(
     model, settings, plan = file_sha256(config.model), config.fingerprint(), Plan()
     for scan in scans:
         identity = _identity(scan, model, settings)
-        row = manifest.find(scan.output) if manifest is not None else None
+        row = manifest.find(scan.output)
         if row is None or not _is_same(row, identity, by_hash):
             plan.label.append((scan, identity))
         elif row.status == "failed":

@@ -3,11 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ivdtool.batch.derivatives import describe_derivatives
 from ivdtool.batch.inputs import Scan, Shard
 from ivdtool.batch.manifest import Identity, Manifest
 from ivdtool.batch.plan import Plan, make_plan
@@ -52,6 +53,7 @@ def run_batch(
     *,
     resume: Resume = Resume(),
     shard: Shard | None = None,
+    datasets: Sequence[Path] = (),
     progress: Progress | None = None,
     heard: Callable[[Outcome], None] = lambda _: None,
 ) -> Summary:
@@ -64,6 +66,7 @@ def run_batch(
         executor: makes what labels that many scans.
         resume: how to go on with what an earlier run left in `output`.
         shard: which part of the batch `scans` are; its manifest and tables have names of their own.
+        datasets: BIDS data sets among the inputs; with any, the folder is made a derivative first.
         progress: sees how far it is.
         heard: is called with every outcome.
 
@@ -77,7 +80,8 @@ def run_batch(
     _make_folder(output)
     with ExitStack() as stack:
         manifest, plan = open_plan(scans, output, config, resume, shard, stack)
-        assert manifest is not None
+        if datasets:
+            describe_derivatives(output, datasets)
         folders = {(output / scan.output).parent for scan, _ in plan.label}
         if resume.wanted:
             _remove_temporaries(folders, output, suffix)
@@ -118,7 +122,7 @@ def open_plan(
     shard: Shard | None,
     stack: ExitStack,
     dry: bool = False,
-) -> tuple[Manifest | None, Plan]:
+) -> tuple[Manifest, Plan]:
     """Open the manifest, for as long as `stack` lasts, and compare the scans with it.
 
     Args:
@@ -128,24 +132,21 @@ def open_plan(
         resume: how to go on.
         shard: which part.
         stack: closes the manifest.
-        dry: make no manifest where there is none.
+        dry: work on a copy of the manifest in memory; nothing is written.
 
     Raises:
         UsageError: there is a manifest, and `resume` is not wanted; or it cannot be used.
     """
     path = output / f"manifest{shard.suffix if shard else ''}.sqlite"
     parts = sorted(output.glob("manifest.shard-*.sqlite")) if shard is None else []
-    manifest = None
-    if path.exists() or not dry:
-        manifest = stack.enter_context(Manifest(path))
-    if not resume.wanted and (parts or (manifest is not None and not manifest.is_empty())):
+    manifest = stack.enter_context(Manifest.copy(path) if dry else Manifest(path))
+    if not resume.wanted and (parts or not manifest.is_empty()):
         raise UsageError(
             f"{output}: holds the manifest of an earlier run; go on with --resume, or give another "
             "folder"
         )
-    if manifest is not None:
-        for part in parts:
-            manifest.absorb(part)
+    for part in parts:
+        manifest.absorb(part)
     plan = make_plan(
         scans, output, config, manifest, retry_failed=resume.retry_failed, by_hash=resume.by_hash
     )
@@ -169,9 +170,10 @@ def _task(scan: Scan, output: Path, by_hash: bool) -> Task:
 
 
 def _record(manifest: Manifest, outcome: Outcome, identity: Identity, files: list[Path]) -> None:
-    if outcome.labelled is None and manifest.find(outcome.key) is not None:
-        for path in files:  # of an earlier run, with other settings or of what the scan was then
-            path.unlink(missing_ok=True)
+    if outcome.labelled is None:
+        for path in files:  # of an earlier run, or of a worker that died before it could report
+            with suppress(OSError):  # such as a folder of that name, for which the scan failed
+                path.unlink(missing_ok=True)
     manifest.record(outcome, identity)
 
 

@@ -73,7 +73,7 @@ class BatchConfig:
     def fingerprint(self) -> str:
         """Return what decides the results beside the scan and the model, as text."""
         settings = asdict(self)
-        for name in ("model", "device", "threads", "batch_size"):  # the manifest has the model's hash
+        for name in ("model", "device", "threads", "batch_size"):  # the manifest hashes the model
             del settings[name]
         return json.dumps({"ivdtool": __version__, **settings}, sort_keys=True)
 

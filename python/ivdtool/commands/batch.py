@@ -62,7 +62,11 @@ __all__ = ["batch"]
     "--executor", type=click.Choice(["local", "dask"]), default="local", show_default=True
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster; else one is started here.")
-@click.option("--jobs", type=click.IntRange(1), help="Worker processes; one per CPU by default.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Worker processes; by default one per CPU, on CUDA one.",
+)
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -135,7 +139,6 @@ def batch(
     The output folder mirrors the input and gets a manifest of what became of every scan, summary.csv,
     summary.json and discs.csv. One bad scan does not stop the others.
     """
-    from ivdtool.batch.derivatives import describe_derivatives
     from ivdtool.batch.inputs import Filters, Shard, find_scans, take_shard
     from ivdtool.batch.progress import Progress, terminal_progress
     from ivdtool.batch.run import Resume, open_plan, run_batch
@@ -190,21 +193,20 @@ def batch(
         return 0
 
     def executor_for(scans_left: int) -> AbstractContextManager["Executor"]:
-        return _executor(executor, scheduler, config, min(jobs or _cpus(), scans_left), timeout)
+        count = min(jobs or _default_jobs(device), scans_left)
+        return _executor(executor, scheduler, config, count, timeout)
 
+    datasets = [Path(name) for name in inputs if Path(name).is_dir() and is_dataset(Path(name))]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster ends a job so
     with Progress() if quiet else terminal_progress() as progress:
         try:
             summary = run_batch(
-                scans, output, config, executor_for, resume=how, shard=part, progress=progress,
-                heard=_log,
+                scans, output, config, executor_for, resume=how, shard=part,
+                datasets=datasets, progress=progress, heard=_log,
             )  # fmt: skip
         except KeyboardInterrupt:
             click.echo(f"{output}: not finished; go on with --resume", err=True)
             raise
-    datasets = [Path(name) for name in inputs if Path(name).is_dir() and is_dataset(Path(name))]
-    if datasets:
-        describe_derivatives(output, datasets)
     suffix = part.suffix if part else ""
     if as_json:
         click.echo((output / f"summary{suffix}.json").read_text(encoding="utf-8"), nl=False)
@@ -227,6 +229,23 @@ def _read_list(list_file: str | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{list_file}: not readable as a list of files: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _default_jobs(device: str) -> int:
+    """One per CPU, but one where each would have its own copy of the network on the GPU."""
+    cpus = _cpus()
+    if cpus == 1 or device == "cpu":
+        return cpus
+    return 1 if device == "cuda" or _has_cuda() else cpus
+
+
+def _has_cuda() -> bool:
+    """Ask in a process of its own: torch would stay in the memory of this one to the end."""
+    import subprocess
+
+    code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    return asked.returncode == 0
 
 
 def _cpus() -> int:

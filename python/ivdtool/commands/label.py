@@ -162,11 +162,14 @@ def _outputs(
     paths: list[Path], images: tuple[Path, ...], output: Path | None, name: Callable[[Path], str]
 ) -> dict[Path, Path]:
     """Which file each image's result goes to; a name with a suffix is one file."""
+    from ivdtool.files import check_place
+
     if output is None:
         return {}
     if output.name.endswith((".nii", ".nii.gz", ".png")) and not output.is_dir():
         if len(paths) > 1 or images[0].is_dir():
             raise UsageError(f"{output}: one file for {len(paths)} images; give a folder")
+        check_place(output)
         return {paths[0]: output}
     targets = {path: output / name(path) for path in paths}
     if len(set(targets.values())) < len(targets):
