@@ -110,7 +110,7 @@ def train_part(arguments: argparse.Namespace, view: Path, folder: Path) -> Path:
     assert own.labels == tuple(last.config["labels"])
     save_checkpoint(replace(last, skeleton=own.to_dict()), folder / "last.pt")
     release_model(
-        folder / "last.pt", model, folder.name, read_toml(ReleaseConfig, arguments.release)
+        [folder / "last.pt"], model, folder.name, read_toml(ReleaseConfig, arguments.release)
     )
     return model
 

@@ -3,6 +3,7 @@
 `python -m tests.batch_stub INPUT OUTPUT MILLISECONDS` goes on with a batch of two workers.
 """
 
+import json
 import os
 import signal
 import sys
@@ -49,14 +50,21 @@ def label(config: BatchConfig, task: Task) -> Labelled:
     if "big" in name:
         return Labelled((), (task.key * BIG,))
     content = Path(task.input).read_bytes()
-    files = output_files(Path(task.output), config)
+    files = sorted(output_files(Path(task.output), config), key=lambda file: file.suffix != ".json")
     with atomic_writes(*files) as temporaries:
-        for temporary in temporaries:
-            temporary.write_bytes(content * LONG)
+        for file, temporary in zip(files, temporaries, strict=True):
+            bulk = content * LONG
+            temporary.write_bytes(sidecar(len(bulk)) if file.suffix == ".json" else bulk)
             time.sleep(int(config.volume or 0) / 1000 / len(files))
     if "late" in name:
         os.kill(os.getpid(), signal.SIGKILL)
     return Labelled((DiscRow(25, "L5/S1", 1.0, 2.0, float(len(content)), 0.5, 0.5, "detected"),))
+
+
+def sidecar(size: int) -> bytes:
+    """As much of it as tells that the labels are ours, and so many bytes."""
+    text = json.dumps({"GeneratedBy": [{"Name": "ivdtool"}]})
+    return text.ljust(size).encode()
 
 
 def run(source: Path, output: Path, milliseconds: int = 0, resume: bool = False) -> Summary:

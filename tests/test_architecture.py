@@ -33,6 +33,7 @@ ALLOWED = {
     "networks.counting": "networks.blocks torch",
     "networks.lookonce": "networks.blocks torch",
     "networks.template": "torch",
+    "networks.ensemble": "torch",
     "networks.__init__": "",
     "model": "networks torch",
     "metadata": "candidates.CandidateConfig config discs errors levels.LevelCalibration "
@@ -63,7 +64,7 @@ ALLOWED = {
     "batch.pool": "batch.worker errors",
     "batch.dask_pool": "batch.pool batch.worker errors",
     "batch.manifest": "batch.worker errors",
-    "batch.plan": "batch.inputs.Scan batch.manifest batch.worker errors files",
+    "batch.plan": "batch.inputs.Scan batch.manifest batch.worker errors files writers.is_ours",
     "batch.progress": "",
     "batch.summary": "__version__ batch.inputs.Scan batch.manifest batch.worker.DiscRow errors files",
     "batch.derivatives": "__version__ files",
@@ -104,8 +105,8 @@ ALLOWED = {
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates config errors export "
-    "inference levels metadata.ModelInfo model.STRIDE pipeline.credible preprocessing search "
-    "skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
+    "inference levels metadata.ModelInfo model.STRIDE networks.ensemble.Ensemble pipeline.credible "
+    "preprocessing search skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
     "verdict torch",
     "training.presets": "config errors training.loop",
     "training.__init__": "",

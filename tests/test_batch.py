@@ -107,6 +107,7 @@ def test_only_names_of_label_files_are_left_out(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", *(f"anat/{name}.nii.gz" for name in scans))
     for suffix in (*LABEL_SUFFIXES, "_label-discs_desc-ours_dlabel"):
         touch(source, f"anat/p05_T2w{suffix}.nii.gz", f"anat/p06{suffix}.nii")
+    touch(source, "anat/p05_T2w_label-SC_seg.nii.gz", "anat/p05_T2w_mask.nii", "anat/p05_dseg.nii")
     bids = touch(tmp_path / "bids", "dataset_description.json")
     (bids / "sub-1").symlink_to(source)
     for given in (source, bids, f"{source}/*/*.nii*"):
@@ -528,6 +529,23 @@ def test_labels_of_a_scan_that_fails_now_do_not_stay(tmp_path: Path) -> None:
     scans = find_scans([], out, listed=[f"{source}/x.nii"], root=source)
     assert counts(run(scans, out, resume=Resume(wanted=True))) == (0, 1, 0)
     assert contents(out) == {}
+
+
+@pytest.mark.parametrize("sidecar", [None, "[]", '{"GeneratedBy": [{"Name": "SCT"}]}'])
+@pytest.mark.parametrize("name", ["a.nii", "bad.nii"])
+def test_labels_of_others_are_not_touched(name: str, sidecar: str | None, tmp_path: Path) -> None:
+    """Manual labels, say: neither replaced, nor removed where a scan fails."""
+    source, out = touch(tmp_path / "in", name, "b.nii"), tmp_path / "out"
+    out.mkdir()
+    theirs = out / f"{Path(name).stem}{SUFFIX}.nii.gz"
+    theirs.write_bytes(b"by hand")
+    if sidecar is not None:
+        sidecar_path(theirs).write_text(sidecar, encoding="utf-8")
+    for resume in (Resume(), Resume(wanted=True)):
+        with pytest.raises(UsageError, match="ivdtool did not write these labels"):
+            run(source, out, resume=resume)
+    assert theirs.read_bytes() == b"by hand"
+    assert not list(out.glob("b_*"))
 
 
 def test_what_a_dying_worker_wrote_does_not_stay(tmp_path: Path) -> None:

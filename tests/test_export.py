@@ -95,7 +95,8 @@ def test_predicts_the_last_heatmaps(name: str, tmp_path: Path) -> None:
         assert heatmaps.stride == 4
         assert heatmaps.values.dtype == np.float32
         assert heatmaps.values.flags.c_contiguous
-        np.testing.assert_allclose(heatmaps.values, expected[-1][index], rtol=1e-4, atol=1e-5)
+        # weights are rounded to 16 bits
+        np.testing.assert_allclose(heatmaps.values, expected[-1][index], rtol=0, atol=5e-4)
         # the first stack's would be told apart
         assert not np.allclose(heatmaps.values, expected[0][index], atol=1e-3)
 

@@ -47,6 +47,7 @@ LABEL_SUFFIXES = (
     "_label-discs_desc-warp_dlabel",  # moved there from another image of the subject
 )
 LABEL_STEM = re.compile(rf"({'|'.join(LABEL_SUFFIXES)}|_label-discs_desc-[A-Za-z0-9]+_dlabel)$")
+MASK_SUFFIXES = ("_seg", "_dseg", "_probseg", "_mask", "_dlabel")
 LANDMARKS = (49, 50, 60)  # pontomedullary groove and junction, conus: known, but no discs
 MAX_ROUNDING = 0.05  # of a label value stored as float
 MAX_SIDECAR_VOXELS = 1.5  # rounding moves a point by 0.5 voxels, sharing with a neighbour by 1 more
@@ -224,12 +225,13 @@ class LabelPoints:
 
 
 def is_label_file(path: str | Path) -> bool:
-    """Whether a NIfTI file has the name of a disc label file.
+    """Whether a NIfTI file has the name of a disc label file, or of a mask as BIDS names them.
 
     Raises:
         UsageError: the name does not end in .nii.gz or .nii.
     """
-    return LABEL_STEM.search(nifti_stem(path)) is not None
+    stem = nifti_stem(path)
+    return stem.endswith(MASK_SUFFIXES) or LABEL_STEM.search(stem) is not None
 
 
 def find_label_file(image: str | Path, dataset: str | Path) -> Path | None:

@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 BORDER_MM = 3.0  # about half the height of a disc
-FAINT = 0.3  # heatmap value: of the val labels that counted, none of the 20 below it was right
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,7 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
     with _timed(seconds, "network"):
         heatmaps = model.predict([image])[0]
     with _timed(seconds, "candidates"):
-        candidates = find_candidates(heatmaps, info.candidates)
-        # who knows the discs may point at a faint one
-        candidates = credible(candidates, image.grid, 0.0 if config.constraints else FAINT)
+        candidates = credible(find_candidates(heatmaps, info.candidates), image.grid)
     with _timed(seconds, "search"):
         found = _search(candidates, info, config.constraints, image, volume.path)
     assignment = found.assignment
@@ -158,14 +155,12 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
     return Result(labels, image, assignment.candidates, assignment, seconds)
 
 
-def credible(candidates: Candidates, grid: Grid, least: float = FAINT) -> Candidates:
-    """Return the candidates of at least that heatmap value, not within 3 mm of the border.
+def credible(candidates: Candidates, grid: Grid) -> Candidates:
+    """Return the candidates that are not within 3 mm of the border of the field of view.
 
     Of a disc that the border cuts, nobody can tell where its tip is, or whether it is in view.
     """
-    return candidates.only(
-        grid.shows(candidates.positions, BORDER_MM) & (candidates.scores >= least)
-    )
+    return candidates.only(grid.shows(candidates.positions, BORDER_MM))
 
 
 def _search(

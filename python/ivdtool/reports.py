@@ -235,7 +235,10 @@ def describe_model(info: ModelInfo, sha256: str, path: Path) -> str:
         "file": f"{path.name}, {size:.1f} MB, written by ivdtool {info.ivdtool}",
         "sha256": sha256,
         "discs": f"{disc_name(first)} to {disc_name(last)} (values {first} to {last})",
-        "network": f"{info.network.get('name')} {info.network.get('arguments')}",
+        "network": " and ".join(
+            f"{member.get('name')} {member.get('arguments')}"
+            for member in info.network.get("members", [info.network])
+        ),
         "input": f"{preprocessing.spacing_mm} mm pixels, {slab}, "
         f"{preprocessing.normalisation} normalisation",
         "candidates": str(info.candidates),
@@ -243,7 +246,9 @@ def describe_model(info: ModelInfo, sha256: str, path: Path) -> str:
         "verdict": "none" if info.judge is None else str(info.judge),
     }
     lines = [info.name] + [f"  {key:<12} {value}" for key, value in facts.items()]
-    for title, table in (("training", info.training), ("accuracy", info.accuracy)):
+    training = dict(info.training)
+    runs = [("run", run) for run in training.pop("runs", [])]
+    for title, table in (*runs, ("training", training), ("accuracy", info.accuracy)):
         lines += [title] + [f"  {key:<12} {value}" for key, value in table.items()]
     return "\n".join(lines)
 

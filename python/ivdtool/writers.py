@@ -11,6 +11,7 @@ from ivdtool.labels import DiscLabels
 
 __all__ = [
     "default_name",
+    "is_ours",
     "markups_json",
     "markups_path",
     "picture_path",
@@ -80,6 +81,15 @@ def markups_json(labels: DiscLabels) -> str:
     return json.dumps({"@schema": MARKUPS_SCHEMA, "markups": [markup]}, indent=2) + "\n"
 
 
+def is_ours(path: Path) -> bool:
+    """Whether the sidecar of a label image says that ivdtool wrote it."""
+    try:
+        made = json.loads(sidecar_path(path).read_text(encoding="utf-8"))["GeneratedBy"]
+        return any(generator.get("Name") == "ivdtool" for generator in made)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def write_labels(
     labels: DiscLabels, path: str | Path, reproducible: bool = False, slicer: bool = False
 ) -> None:
@@ -103,9 +113,10 @@ def write_labels(
     ours = {path.resolve(), sidecar.resolve()}
     if ours & {labels.source.resolve(), sidecar_path(labels.source).resolve()}:
         raise UsageError(f"{path}: would replace the image or its sidecar; choose another name")
+    # the sidecar first: where a kill leaves one of the two, no label image lacks its origin
     contents = {
-        path: nifti_bytes(labels.to_nifti(), path),
         sidecar: labels.to_json(_date(reproducible)).encode(),
+        path: nifti_bytes(labels.to_nifti(), path),
     }
     if slicer:
         contents[markups_path(path)] = markups_json(labels).encode()

@@ -9,6 +9,7 @@ from ivdtool.batch.manifest import Identity, Manifest, Row
 from ivdtool.batch.worker import BatchConfig, output_files
 from ivdtool.errors import UsageError
 from ivdtool.files import file_sha256
+from ivdtool.writers import is_ours
 
 __all__ = ["Plan", "make_plan"]
 
@@ -51,12 +52,15 @@ def make_plan(
         by_hash: compare the content of scans rather than their time of change.
 
     Raises:
-        UsageError: the output of a scan holds the labels of another scan.
+        UsageError: the output of a scan holds the labels of another scan, or such as ivdtool did
+            not write.
     """
     model, settings, plan = file_sha256(config.model), config.fingerprint(), Plan()
     for scan in scans:
         identity = _identity(scan, model, settings)
         row = manifest.find(scan.output)
+        if row is None or row.status == "failed":
+            _check_place(output / scan.output)
         if row is None or not _is_same(row, identity, by_hash):
             plan.label.append((scan, identity))
         elif row.status == "failed":
@@ -69,6 +73,14 @@ def make_plan(
         else:
             plan.label.append((scan, identity))
     return plan
+
+
+def _check_place(labels: Path) -> None:
+    if labels.is_file() and not is_ours(labels):
+        raise UsageError(
+            f"{labels}: ivdtool did not write these labels, and will not replace them; give "
+            "another output folder or --bids-suffix, or move them away"
+        )
 
 
 def _identity(scan: Scan, model_sha256: str, settings: str) -> Identity:

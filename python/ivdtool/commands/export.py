@@ -10,7 +10,7 @@ __all__ = ["export"]
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="MODEL.pt")
 @click.option("--name", help="Name of the model; the file's stem by default.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings, TOML.")
@@ -22,16 +22,19 @@ __all__ = ["export"]
 )
 @log_option
 def export(
-    checkpoint: Path,
+    checkpoints: tuple[Path, ...],
     output: Path,
     name: str | None,
     config_file: Path | None,
     calibrate: tuple[Path, ...],
 ) -> None:
-    """Export CHECKPOINT as a self-contained TorchScript model file."""
+    """Export CHECKPOINTS as a self-contained TorchScript model file.
+
+    Of several, the model draws the mean of their heatmaps.
+    """
     from ivdtool.config import read_toml
     from ivdtool.training.release import ReleaseConfig, release_model
 
     settings = ReleaseConfig() if config_file is None else read_toml(ReleaseConfig, config_file)
-    release_model(checkpoint, output, name or output.stem, settings, calibrate)
+    release_model(checkpoints, output, name or output.stem, settings, calibrate)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from ivdtool import __version__
 from ivdtool.calibration import fit_calibration, fit_judge, fit_level_calibration
 from ivdtool.candidates import CandidateConfig, find_candidates
 from ivdtool.config import from_dict
-from ivdtool.errors import InputError, ModelError
+from ivdtool.errors import InputError, ModelError, UsageError
 from ivdtool.evaluation import TOLERANCE_MM
 from ivdtool.export import export_model
 from ivdtool.inference import Model, load_model
 from ivdtool.levels import shift_evidence
 from ivdtool.metadata import ModelInfo
 from ivdtool.model import STRIDE
+from ivdtool.networks.ensemble import Ensemble
 from ivdtool.pipeline import credible
 from ivdtool.preprocessing import Grid, Image
 from ivdtool.search import Assignment, SearchConfig, search_skeleton
@@ -62,16 +64,17 @@ class ReleaseConfig:
 
 
 def release_model(
-    checkpoint_file: Path,
+    checkpoint_files: Sequence[Path],
     output: Path,
     name: str,
     settings: ReleaseConfig,
     calibrate: Sequence[Path] = (),
 ) -> None:
-    """Export a checkpoint's averaged network with everything inference needs.
+    """Export the averaged network of a checkpoint with everything inference needs.
 
     Args:
-        checkpoint_file: of a training run.
+        checkpoint_files: of a training run; of several, the model draws the mean of their heatmaps,
+            and has the first one's skeleton.
         output: the model file.
         name: of the model.
         settings: see `ReleaseConfig`.
@@ -80,41 +83,33 @@ def release_model(
 
     Raises:
         InputError: a data set to calibrate on is unusable, or too few discs are found in them.
-        ModelError: the checkpoint is unusable, or of a method for comparisons only.
-        UsageError: `output` cannot be written.
+        ModelError: a checkpoint is unusable, or of a method for comparisons only.
+        UsageError: `output` cannot be written, or checkpoints differ in labels or preprocessing.
     """
-    checkpoint = load_checkpoint(checkpoint_file)
-    if checkpoint.network not in ("hourglass", "hca"):
-        raise ModelError(
-            f"{checkpoint_file}: network {checkpoint.network} does not draw a heatmap per disc, "
-            "which is what labelling works with; export one of hourglass or hca"
-        )
-    try:
-        training = from_dict(TrainingConfig, checkpoint.config)
-        if training.labels is None:
-            raise ValueError("labels are left open")
-        info = ModelInfo(
-            name=name,
-            labels=training.labels,
-            stride=STRIDE,
-            skeleton=Skeleton.from_dict(checkpoint.skeleton),
-            preprocessing=training.preprocessing,
-            candidates=settings.candidates,
-            search=settings.search,
-            network={"name": checkpoint.network, "arguments": dict(checkpoint.arguments)},
-            training={
-                "steps": checkpoint.step,
-                "batch": training.batch.size,
-                "seed": training.seed,
-                **{k: v for k, v in checkpoint.data.items() if k != "files"},
-                **settings.notes,
-            },
-            accuracy=settings.accuracy,
-            ivdtool=__version__,
-        )
-    except ValueError as error:
-        raise ModelError(f"{checkpoint_file}: unusable settings: {error}") from error
-    network = checkpoint.build_network()
+    members = [_read_member(path) for path in checkpoint_files]
+    first, *others = members
+    for other, path in zip(others, checkpoint_files[1:], strict=True):
+        for key in ("labels", "preprocessing"):
+            if getattr(other.settings, key) != getattr(first.settings, key):
+                raise UsageError(
+                    f"{path}: other {key} than {checkpoint_files[0]}; only networks that see and "
+                    "draw the same can be exported together"
+                )
+    network = first.network if not others else Ensemble([member.network for member in members])
+    assert first.settings.labels is not None
+    info = ModelInfo(
+        name=name,
+        labels=first.settings.labels,
+        stride=STRIDE,
+        skeleton=first.skeleton,
+        preprocessing=first.settings.preprocessing,
+        candidates=settings.candidates,
+        search=settings.search,
+        network=_together("members", [member.described for member in members]),
+        training={**_together("runs", [member.account for member in members]), **settings.notes},
+        accuracy=settings.accuracy,
+        ivdtool=__version__,
+    )
     if calibrate:
         with TemporaryDirectory() as folder:
             draft = Path(folder) / "draft.pt"
@@ -132,6 +127,52 @@ def release_model(
         except ValueError as error:
             raise InputError(f"{calibrate[0]}: calibration: {error}") from error
     export_model(network, info, output)
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A network of a model, and what its checkpoint says of it."""
+
+    network: nn.Module
+    settings: TrainingConfig
+    skeleton: Skeleton
+    described: dict[str, Any]
+    account: dict[str, Any]
+
+
+def _read_member(path: Path) -> _Member:
+    checkpoint = load_checkpoint(path)
+    if checkpoint.network not in ("hourglass", "hca"):
+        raise ModelError(
+            f"{path}: network {checkpoint.network} does not draw a heatmap per disc, "
+            "which is what labelling works with; export one of hourglass or hca"
+        )
+    try:
+        settings = from_dict(TrainingConfig, checkpoint.config)
+        if settings.labels is None:
+            raise ValueError("labels are left open")
+        skeleton = Skeleton.from_dict(checkpoint.skeleton)
+        if skeleton.labels != settings.labels:
+            raise ValueError("the skeleton has other labels than the network")
+    except ValueError as error:
+        raise ModelError(f"{path}: unusable settings: {error}") from error
+    return _Member(
+        checkpoint.build_network(),
+        settings,
+        skeleton,
+        described={"name": checkpoint.network, "arguments": dict(checkpoint.arguments)},
+        account={
+            "steps": checkpoint.step,
+            "batch": settings.batch.size,
+            "seed": settings.seed,
+            **{k: v for k, v in checkpoint.data.items() if k != "files"},
+        },
+    )
+
+
+def _together(name: str, accounts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The account of one, or of several under a name."""
+    return accounts[0] if len(accounts) == 1 else {name: accounts}
 
 
 @dataclass(frozen=True)
