@@ -1,7 +1,7 @@
 """How the recipe does on patients, and on hospitals, that it never saw.
 
     python -m benchmarks.crossval patients --data SPINE-MRI --also NECK-SLICES --also PHANTOMS \
-      --initial PHANTOMS-ONLY/last.pt --config SETTINGS.toml -o OUT
+      --initial PHANTOMS-ONLY/last.pt --config docs/recipe/fold.toml -o OUT
     python -m benchmarks.crossval sources  ...the same...
 
 Every image of the data set that is not of region `whole` is labelled once, by a model in whose

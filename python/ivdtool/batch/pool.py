@@ -20,7 +20,7 @@ START_SECONDS = 600.0  # importing torch from a busy network drive takes minutes
 GRACE_SECONDS = 5.0  # to remove files half written
 MOST_FAILED_STARTS = 3
 ATTEMPTS = 2
-MOST_SCANS = 1000  # of a worker: torch and malloc keep some 50 kB of each for good
+MOST_SCANS = 500  # of a worker: torch and malloc keep some 50 kB of each for good
 
 
 class _Worker:
