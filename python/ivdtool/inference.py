@@ -22,7 +22,7 @@ from ivdtool.preprocessing import Image
 __all__ = ["INFO_FILE", "Model", "load_model"]
 
 INFO_FILE = "ivdtool.json"  # inside the TorchScript archive
-BATCH_SIZE = 8  # all planes that are tried for one scan; docs/batch.md has figures of others
+BATCH_SIZE = 2  # on CPUs as fast as more, in less memory: docs/batch.md
 
 
 @dataclass(frozen=True, eq=False)

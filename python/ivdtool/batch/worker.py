@@ -57,7 +57,7 @@ class BatchConfig:
     model: str
     device: str = "auto"
     threads: int = 1
-    batch_size: int = 8
+    batch_size: int = 2
     volume: int | str | None = None
     slices: int | None = None
     slab_mm: float | None = None

@@ -77,7 +77,7 @@ __all__ = ["batch"]
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    default=8,
+    default=2,
     show_default=True,
     help="Most images of a scan that go through the network at once.",
 )
