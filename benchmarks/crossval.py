@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ivdtool.bids import BidsImage, find_images
+from ivdtool.bids import BidsImage, find_images, read_participants
 from ivdtool.config import read_toml
 from ivdtool.errors import NoDiscError
 from ivdtool.inference import load_model
@@ -66,8 +66,7 @@ def make_view(dataset: Path, splits: Mapping[str, str], view: Path) -> Path:
         link = view / entry.name
         if entry.name != "participants.tsv" and not link.is_symlink():
             link.symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
-    with (dataset / "participants.tsv").open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t"))
+    rows = read_participants(dataset)
     with (view / "participants.tsv").open("w", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, rows[0], delimiter="\t", lineterminator="\n")
         writer.writeheader()
@@ -78,9 +77,8 @@ def make_view(dataset: Path, splits: Mapping[str, str], view: Path) -> Path:
 
 def participants(dataset: Path) -> Iterator[tuple[str, str]]:
     """Yield subject and split."""
-    with (dataset / "participants.tsv").open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines, delimiter="\t"):
-            yield row["participant_id"], row["split"]
+    for row in read_participants(dataset):
+        yield row["participant_id"], row["split"]
 
 
 def train_part(arguments: argparse.Namespace, view: Path, folder: Path) -> Path:

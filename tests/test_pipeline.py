@@ -3,7 +3,7 @@
 import csv
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -200,7 +200,9 @@ def test_threads_and_batches_change_nothing(
         for threads, size in ((1, 1), (1, 3), (1, 5), (2, 1), (2, 5)):
             torch.set_num_threads(threads)
             points = world_points(
-                label_discs(volume, InBatches(**vars(model), size=size), LabelConfig()).labels
+                label_discs(
+                    volume, Filled(**{**vars(model), "batch_size": size}), LabelConfig()
+                ).labels
             )
             expected = expected or points
             assert points.keys() == expected.keys()
@@ -209,19 +211,12 @@ def test_threads_and_batches_change_nothing(
         torch.set_num_threads(before)
 
 
-@dataclass(frozen=True, eq=False)
-class InBatches(Model):
-    """Shows the network `size` images at once, filled up with the first one again."""
-
-    size: int = 1
+class Filled(Model):
+    """Shows the network full batches, filled up with the first image again."""
 
     def predict(self, images: Sequence[Image]) -> list[Heatmaps]:
-        found: list[Heatmaps] = []
-        for start in range(0, len(images), self.size):
-            batch = list(images[start : start + self.size])
-            filled = batch + [images[0]] * (self.size - len(batch))
-            found += super().predict(filled)[: len(batch)]
-        return found
+        filled = [*images, *[images[0]] * (-len(images) % self.batch_size)]
+        return super().predict(filled)[: len(images)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
