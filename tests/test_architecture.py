@@ -86,19 +86,22 @@ ALLOWED = {
     "report_folder": "__version__ diagrams discs errors evaluation files labels overlay preprocessing "
     "reliability.Reliability reports scoring volumes.read_volume",
     "export": "files inference.INFO_FILE metadata.ModelInfo networks.blocks.Norm torch",
-    "training.losses": "training.candidate_loss training.counts training.dataset.Batch torch",
-    "training.counts": "networks.counting training.dataset.Batch torch",
-    "training.candidate_loss": "training.dataset.Batch torch",
+    "training.losses": "training.candidate_loss training.counts training.batches.Batch torch",
+    "training.counts": "networks.counting training.batches.Batch torch",
+    "training.candidate_loss": "training.batches.Batch torch",
     "training.augmentation": "torch",
-    "training.dataset": "bids errors files heatmaps labels preprocessing training.augmentation volumes torch",
-    "training.stream": "training.dataset.Batch torch",
+    "training.dataset": "bids errors files labels preprocessing volumes",
+    "training.composition": "discs.ALL_LABELS training.dataset.Case",
+    "training.batches": "heatmaps training.augmentation training.composition training.dataset torch",
+    "training.stream": "training.batches.Batch torch",
     "training.slabs": "errors files labels preprocessing training.dataset volumes",
     "training.checkpoint": "errors files model torch",
     "training.engine": "errors torch",
     "training.history": "files | torch",
     "training.progress": "",
     "training.loop": "config discs errors model preprocessing.PreprocessingConfig "
-    "training.augmentation training.checkpoint training.dataset training.engine.Precision "
+    "training.augmentation training.batches training.checkpoint training.dataset.Case "
+    "training.engine.Precision "
     "training.history training.losses training.stream torch",
     "training.validation": "evaluation training.dataset",
     "training.run": "config discs errors files methods.registry skeleton.Skeleton "

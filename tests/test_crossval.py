@@ -11,8 +11,8 @@ from ivdtool.bids import BidsImage, find_images
 from ivdtool.config import to_toml
 from ivdtool.measurement import measure_skeleton
 from ivdtool.phantom import write_phantoms
+from ivdtool.training.batches import BatchConfig
 from ivdtool.training.checkpoint import load_checkpoint
-from ivdtool.training.dataset import BatchConfig
 from ivdtool.training.loop import OptimiserConfig, TrainingConfig
 from ivdtool.training.run import run_training
 

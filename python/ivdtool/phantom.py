@@ -227,6 +227,9 @@ _FRONT_MM = _profile(
 _BACK_FAT_MM = _profile((1, 0.35), (4, 0.6), (7, 1.1), (12, 0.6), (19, 0.6), (24, 1.6), (27, 1.4))
 _FRONT_FAT_MM = _profile((2, 0.25), (4, 0.4), (10, 0.6), (18, 0.8), (23, 1.6), (26, 1.6))
 
+# A steep sacrum comes with a deep lumbar curve: both lean by this much per standard deviation.
+_PELVIS_DEG = _profile((17, 0), (20, -5), (22, -5), (23.5, 0), (25, 7), (27, 9), (30, 9))
+
 
 class _Anatomy:
     """One subject: the column's curve with its disc-wise variation. Plane = (y anterior, z up)."""
@@ -235,6 +238,7 @@ class _Anatomy:
 
     def __init__(self, rng: np.random.Generator) -> None:
         n = len(_LEVELS)
+        extra = rng.spawn(1)[0]
         steps = _STEP_MM * rng.normal(1, 0.065) * rng.normal(1, 0.035, n - 1)
         steps *= 1 + 0.03 * rng.normal() * np.linspace(-1, 1, n - 1)
         at = _LEVELS[:-1] + 0.5
@@ -242,6 +246,7 @@ class _Anatomy:
         for centre, width, sd in ((3.5, 4, 7), (8.5, 3, 6), (13, 5, 5), (22, 3, 5), (26, 2.5, 7)):
             lean = lean + rng.normal(0, sd) * np.exp(-0.5 * ((at - centre) / width) ** 2)
         lean = np.deg2rad(lean + rng.normal(0, 3.5))
+        lean += np.deg2rad(_PELVIS_DEG(at)) * extra.normal()
         tilt = -np.interp(_LEVELS, at, lean) + np.deg2rad(rng.normal(0, 1.8, n))
         # Neck discs and the last two slope more than the column leans.
         tilt -= np.deg2rad(
@@ -273,6 +278,9 @@ class _Anatomy:
         self.vein = rng.uniform(0, 1, n + 1)
         self.endplate_change = rng.normal(0, 0.45, n + 1) * (rng.random(n + 1) < 0.3)
         self.disc[26:28] *= rng.uniform(0.5, 2.2)
+        if extra.random() < 0.12:  # S1/S2 nearly as large as a lumbar disc
+            self.disc[26] = extra.uniform(0.4, 0.8) * self.disc[25]
+            self.depth[26] = extra.uniform(0.7, 0.9) * self.depth[25]
         self.conus = 20.8 + rng.normal(0, 0.35)
         self.back_fat = rng.gamma(2.2, 5.0) + 4
         self.front_fat = rng.gamma(2.0, 5.0) + 4

@@ -13,8 +13,8 @@ from ivdtool.heatmaps import cells_to_pixels, pixels_to_cells
 from ivdtool.methods.counting import Counting, name_in_order, place_counted
 from ivdtool.networks.counting import CountingNetwork, count_in_windows
 from ivdtool.skeleton import Skeleton
+from ivdtool.training.batches import Batch
 from ivdtool.training.counts import count_loss, make_counts
-from ivdtool.training.dataset import Batch
 
 Points = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from ivdtool.heatmaps import draw_heatmaps, pixels_to_cells
 from ivdtool.methods.registry import method_of
 from ivdtool.model import build_network
 from ivdtool.skeleton import Skeleton
-from ivdtool.training.dataset import Batch
+from ivdtool.training.batches import Batch
 from ivdtool.training.losses import LossConfig, training_loss
 
 LABELS = (20, 21, 22)

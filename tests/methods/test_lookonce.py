@@ -12,8 +12,8 @@ from ivdtool.heatmaps import draw_heatmaps, pixels_to_cells
 from ivdtool.methods.lookonce import LookOnce
 from ivdtool.networks.lookonce import CandidateClassifier, LookOnceNetwork, find_peaks
 from ivdtool.skeleton import Skeleton
+from ivdtool.training.batches import Batch
 from ivdtool.training.candidate_loss import candidate_loss
-from ivdtool.training.dataset import Batch
 
 Points = npt.NDArray[np.float64]
 

@@ -13,7 +13,8 @@ from lightning_fabric import Fabric
 from ivdtool.files import nifti_bytes
 from ivdtool.phantom import PhantomConfig, make_phantom
 from ivdtool.training.augmentation import AugmentationConfig
-from ivdtool.training.dataset import BatchConfig, Case, Source
+from ivdtool.training.batches import BatchConfig
+from ivdtool.training.dataset import Case, Source
 from ivdtool.training.engine import start_fabric
 from ivdtool.training.loop import OptimiserConfig, TrainingConfig
 from ivdtool.training.run import run_training

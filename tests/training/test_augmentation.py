@@ -91,6 +91,55 @@ def test_points_move_with_a_stretched_image() -> None:
 
 
 @pytest.mark.usefixtures("same_contrast")
+def test_points_beside_the_column_move_with_the_image(still: AugmentationConfig) -> None:
+    beside = np.array([[60.0, 60.0], [60.0, 150.0], [120.0, 75.0], [180.0, 130.0], [200.0, 95.0]])
+    rows, cols = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    image = sum(np.exp(-((rows - row) ** 2 + (cols - col) ** 2) / 12) for row, col in beside)
+    pixels = torch.from_numpy(image.astype(np.float32))
+    config = replace(still, bend_mm=30, rotation_deg=15, scale=1.2)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        crop = augment(pixels, beside, 100.0, (448, 384), config, rng)
+        for point in crop.points:
+            assert centroid(crop.pixels.numpy(), point) == pytest.approx(list(point), abs=0.7), seed
+
+
+def test_discs_turn_with_the_column(still: AugmentationConfig) -> None:
+    """A disc stays at right angles to a bent column: its front moves along rows, too."""
+    column = np.stack([np.linspace(60, 200, 60), np.full(60, 100.0)], axis=1)
+    fronts = column - [0, 12]
+    largest = 0.0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        points = np.concatenate([column, fronts])
+        config = replace(still, bend_mm=30)
+        moved = augment(torch.zeros(SHAPE), points, 100.0, SHAPE, config, rng).points
+        along = np.gradient(moved[:60], axis=0)
+        disc = moved[60:] - moved[:60]
+        cosines = (
+            (along * disc).sum(1) / np.linalg.norm(along, axis=1) / np.linalg.norm(disc, axis=1)
+        )
+        # to second order in the slope; a shear's cosine is the slope itself
+        slopes = along[:, 1] / along[:, 0]
+        assert np.abs(cosines).max() < 0.04 + 0.5 * np.abs(slopes).max() ** 2, seed
+        largest = max(largest, float(np.abs(slopes).max()))
+    assert largest > 0.3
+
+
+def test_nothing_folds() -> None:
+    """However much is bent and stretched, what is above stays above."""
+    rows = np.linspace(20, 240, 45)
+    for seed in range(60):
+        for col in (0.0, 100.0, 199.0):
+            points = np.stack([rows, np.full(len(rows), col)], axis=1)
+            rng = np.random.default_rng(seed)
+            crop = augment(
+                torch.zeros(SHAPE), points, 100.0, WINDOW, replace(WILD, rotation_deg=0), rng
+            )
+            assert (np.diff(crop.points[:, 0]) > 0).all(), (seed, col)
+
+
+@pytest.mark.usefixtures("same_contrast")
 def test_inside_mm_is_the_distance_to_the_border() -> None:
     """Against the visible field itself, measured pixel by pixel."""
     config = replace(AugmentationConfig(), bend_mm=0)

@@ -20,8 +20,9 @@ from ivdtool.files import atomic_write
 from ivdtool.model import build_network
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training import loop
+from ivdtool.training.batches import Batch
 from ivdtool.training.checkpoint import Checkpoint, load_checkpoint
-from ivdtool.training.dataset import Batch, Case
+from ivdtool.training.dataset import Case
 from ivdtool.training.engine import start_fabric
 from ivdtool.training.loop import OptimiserConfig, TrainingConfig, learning_rate, train_network
 

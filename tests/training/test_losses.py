@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ivdtool.heatmaps import draw_heatmaps
 from ivdtool.model import build_network
-from ivdtool.training.dataset import Batch
+from ivdtool.training.batches import Batch
 from ivdtool.training.losses import (
     LossConfig,
     heatmap_loss,

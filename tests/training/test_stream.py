@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ivdtool.training.augmentation import AugmentationConfig
-from ivdtool.training.dataset import Batch, BatchConfig, BatchMaker
+from ivdtool.training.batches import Batch, BatchConfig, BatchMaker
 from ivdtool.training.stream import stream_batches
 
 

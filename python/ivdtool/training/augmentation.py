@@ -13,6 +13,8 @@ from torch import Tensor
 
 __all__ = ["AugmentationConfig", "Crop", "augment", "vary_contrast"]
 
+TURN_REACH_MM = 40.0  # discs and posterior elements turn with the column, the belly does not
+
 
 @dataclass(frozen=True)
 class AugmentationConfig:
@@ -22,7 +24,8 @@ class AugmentationConfig:
         rotation_deg: in-plane rotation, +-.
         scale: log-uniform in 1/scale .. scale.
         aspect: rows against columns, log-uniform, likewise.
-        bend_mm: largest amplitude of the column's sideways bend, an arc or an S.
+        bend_mm: largest amplitude of the column's bend, an arc or an S; discs near the column turn
+            with it, as between an upright and a level sacrum.
         stretch: largest local change of scale along rows, as a share: vertebrae of other heights
             than the image's, under a head or over a sacrum of the same size.
         shift_mm: how far from the window's middle the spine may lie, along columns.
@@ -118,13 +121,18 @@ def augment(
             np.clip(spine_col + rng.uniform(-1, 1) * config.shift_mm / scale, 0, width - 1),
         ]
     )
+    every_row = np.arange(size[0])
     bend = _bend(size[0], config.bend_mm, rng)
-    # where each row comes from; strictly increasing, so that it can be inverted
-    stretched = np.arange(size[0]) + _stretch(size[0], config.stretch, rng)
+    slope, reach = _turn(bend)
+    stretch = _stretch(size[0], config.stretch, rng)
+    # where the column stands in the window, before it is bent
+    column = (np.linalg.inv(matrix) @ ([(height - 1) / 2, spine_col] - source_centre))[1]
 
-    rows, cols = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
-    straight = np.stack([stretched[rows] - centre[0], cols - bend[:, None] - centre[1]], axis=-1)
-    source = straight @ matrix.T + source_centre
+    rows, cols = np.meshgrid(every_row, np.arange(size[1]), indexing="ij")
+    across = cols - bend[:, None] - centre[1]
+    along = rows + slope[:, None] * _lever(across - column, reach)
+    along += np.interp(along, every_row, stretch)
+    source = np.stack([along - centre[0], across], axis=-1) @ matrix.T + source_centre
     # grid_sample wants (x, y) in [-1, 1] with pixel centres at (i + 0.5) * 2 / n - 1
     normalised = (source[..., ::-1] + 0.5) * (2 / np.array([width, height])) - 1
     sampled = F.grid_sample(
@@ -135,9 +143,13 @@ def augment(
         align_corners=False,
     )[0, 0]
 
-    moved = (points - source_centre) @ np.linalg.inv(matrix).T + centre
-    moved[:, 0] = _inverse(stretched, moved[:, 0])
-    moved[:, 1] += np.interp(moved[:, 0], np.arange(size[0]), bend)
+    moved = (points - source_centre) @ np.linalg.inv(matrix).T
+    levers = _lever(moved[:, 1] - column, reach)
+    moved += centre
+    moved[:, 0] = _inverse(every_row + stretch, moved[:, 0])
+    for index, lever in enumerate(levers):
+        moved[[index], 0] = _inverse(every_row + slope * lever, moved[[index], 0])
+    moved[:, 1] += np.interp(moved[:, 0], every_row, bend)
 
     field = _field_of_view(size, moved, config, rng)
     visible = torch.zeros(size)
@@ -211,6 +223,22 @@ def _bend(rows: int, bend_mm: float, rng: np.random.Generator) -> npt.NDArray[np
     curve = np.sin(2 * np.pi * waves * position / 2 + phase)
     shift: npt.NDArray[np.float64] = rng.uniform(0, bend_mm) * (curve - curve[rows // 2])
     return shift
+
+
+def _turn(bend: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
+    """(rows,) slope of the bend, and how far from the column things turn by it, pixels.
+
+    As far as that, rows stay in their order: with another lever they would fold.
+    """
+    slope = np.gradient(bend)
+    curvature = float(np.abs(np.diff(slope)).max())
+    return slope, min(TURN_REACH_MM, 0.6 / max(curvature, 1e-9))
+
+
+def _lever(across: npt.NDArray[np.float64], reach: float) -> npt.NDArray[np.float64]:
+    """Distance from the column, pixels, that does not grow beyond `reach`."""
+    lever: npt.NDArray[np.float64] = reach * np.tanh(across / reach)
+    return lever
 
 
 def _stretch(rows: int, most: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ivdtool.training.dataset import Batch
+from ivdtool.training.batches import Batch
 
 __all__ = ["candidate_loss"]
 

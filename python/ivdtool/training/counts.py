@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ivdtool.networks.counting import REACH, count_in_windows
-from ivdtool.training.dataset import Batch
+from ivdtool.training.batches import Batch
 
 __all__ = ["count_loss", "make_counts"]
 

@@ -18,8 +18,9 @@ from ivdtool.errors import UsageError
 from ivdtool.model import TARGETS, build_network
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training.augmentation import AugmentationConfig
+from ivdtool.training.batches import Batch, BatchConfig, BatchMaker
 from ivdtool.training.checkpoint import Checkpoint, save_checkpoint
-from ivdtool.training.dataset import Batch, BatchConfig, BatchMaker, Case
+from ivdtool.training.dataset import Case
 from ivdtool.training.engine import Precision
 from ivdtool.training.history import Recorder, draw_curves, epochs_without_gain, is_best
 from ivdtool.training.losses import LossConfig, training_loss

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ivdtool.training.batches import Batch
 from ivdtool.training.candidate_loss import candidate_loss
 from ivdtool.training.counts import count_loss
-from ivdtool.training.dataset import Batch
 
 __all__ = ["LossConfig", "heatmap_loss", "skeleton_loss", "soft_argmax", "training_loss"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ivdtool.training.dataset import Batch
+from ivdtool.training.batches import Batch
 
 __all__ = ["stream_batches"]
 

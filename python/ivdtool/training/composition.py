@@ -1,0 +1,226 @@
+"""Whole spines from a neck and a lumbar spine: what hardly any data set shows.
+
+The neck keeps its place at the top and the lumbar spine at the bottom. Between them stand copies of
+the lumbar image's uppermost vertebrae, or the neck image's lowest, named as what they stand for and
+as tall as vertebrae there are. Of a thoracic vertebra hardly anything tells its level but the count
+from either end: this teaches to count, on the texture of real scans.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from ivdtool.discs import ALL_LABELS
+from ivdtool.training.dataset import Case
+
+__all__ = ["compose_spine", "is_lower", "is_upper"]
+
+Floats = npt.NDArray[np.float64]
+
+COPIED = 3  # vertebrae that a copy shows, where the image has as many
+SEAM_MM = 6.0  # over which one part fades into the next
+STRIP_MM = 20  # to either side of the column: what brightness is compared in
+MOST_GAIN = 2.5
+
+
+def is_upper(case: Case) -> bool:
+    """Whether a spine can be composed downwards from this: a neck, down to the thorax at most."""
+    return case.labels[0] <= 4 and len(case.labels) >= COPIED + 1 and case.labels[-1] <= 15
+
+
+def is_lower(case: Case) -> bool:
+    """Whether a spine can be composed upwards from this: its last disc is L5/S1."""
+    return (
+        case.labels[-1] == ALL_LABELS[-1]
+        and len(case.labels) >= COPIED + 1
+        and case.labels[0] >= 15
+        and set(case.labels) == set(range(case.labels[0], ALL_LABELS[-1] + 1))
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows of an image that show the levels `low` to `high`, drawn from the row `top` on.
+
+    Attributes:
+        pixels: (H, W) the image.
+        levels: (M,) of the discs annotated in it, increasing.
+        points: (M, 2) their (row, col).
+        move: added to levels: what it stands for.
+        low: level at its upper end, as what it stands for; None for the image's own end.
+        high: at its lower end, likewise.
+        stretch: rows drawn per row of the image.
+    """
+
+    pixels: npt.NDArray[np.float32]
+    levels: Floats
+    points: Floats
+    move: int
+    low: float | None
+    high: float | None
+    stretch: float
+
+    def at(self, level: float) -> Floats:
+        """(2,) (row, col) of the column at a level, as what it stands for; lines beyond the ends."""
+        own = level - self.move
+        return np.array([_line(own, self.levels, values) for values in self.points.T])
+
+    @property
+    def rows(self) -> tuple[float, float]:
+        """First and last row of the image that are drawn."""
+        first = 0.0 if self.low is None else float(self.at(self.low)[0])
+        last = len(self.pixels) - 1.0 if self.high is None else float(self.at(self.high)[0])
+        return max(first, 0.0), min(last, len(self.pixels) - 1.0)
+
+
+def compose_spine(upper: Case, lower: Case, rng: np.random.Generator) -> Case:
+    """Return one case that shows the spine from the upper one's first disc to L5/S1.
+
+    Args:
+        upper: see `is_upper`.
+        lower: see `is_lower`.
+        rng: draws slabs, what stands for the levels between, and the heights there.
+
+    Raises:
+        ValueError: the cases do not fit.
+    """
+    if not (is_upper(upper) and is_lower(lower)):
+        raise ValueError("a spine is composed of a neck and a lumbar spine that shows L5/S1")
+    top, bottom = (
+        (case.planes[int(rng.integers(len(case.planes)))].astype(np.float32), case)
+        for case in (upper, lower)
+    )
+    parts = _choose_parts(top, bottom, rng)
+    return _draw(parts, upper, lower)
+
+
+def _choose_parts(
+    top: tuple[npt.NDArray[np.float32], Case],
+    bottom: tuple[npt.NDArray[np.float32], Case],
+    rng: np.random.Generator,
+) -> list[_Part]:
+    def part(
+        image: tuple[npt.NDArray[np.float32], Case],
+        low: float | None,
+        high: float | None,
+        move: int = 0,
+        stretch: float = 1.0,
+    ) -> _Part:
+        pixels, case = image
+        return _Part(
+            pixels, np.array(case.labels, dtype=float), case.points, move, low, high, stretch
+        )
+
+    neck, lumbar = top[1], bottom[1]
+    last = int(rng.integers(min(neck.labels[-1], 8), neck.labels[-1] + 1))
+    first = max(last + 1, lumbar.labels[0])
+    parts = [part(top, None, last + 0.5)]
+    # heights grow evenly from those above to those below
+    above, below = _step(neck.points[-COPIED - 1 :]), _step(lumbar.points[: COPIED + 1])
+    missing, done = first - last - 1, 0
+    while done < missing:
+        count = min(COPIED, missing - done)
+        level = last + 1 + done  # of the copy's first disc
+        of_neck = rng.random() < 0.5 * (1 - done / missing)
+        source, case = (top, neck) if of_neck else (bottom, lumbar)
+        start = case.labels[-count] if of_neck else case.labels[0]
+        share = (done + (count + 1) / 2) / (missing + 1)
+        wanted = (above + share * (below - above)) * rng.normal(1, 0.04)
+        own = above if of_neck else below
+        parts.append(part(source, level - 0.5, level + count - 0.5, level - start, wanted / own))
+        done += count
+    parts.append(part(bottom, first - 0.5, None))
+    return parts
+
+
+def _draw(parts: Sequence[_Part], upper: Case, lower: Case) -> Case:
+    """Paint the parts from top to bottom, the column of each under that of the one before."""
+    heights = [round((p.rows[1] - p.rows[0]) * p.stretch) for p in parts]
+    tops = np.concatenate([[0], np.cumsum(heights)]).astype(int)
+    shifts = [0.0]
+    for before, after in pairwise(parts):
+        assert after.low is not None
+        offset = before.at(after.low)[1] - after.at(after.low)[1]
+        shifts.append(shifts[-1] + float(offset))
+    wanted = _brightness(parts[0])
+    gains = [np.clip(wanted / _brightness(p), 1 / MOST_GAIN, MOST_GAIN) for p in parts]
+    left = min(shifts)
+    width = max(round(s - left) + p.pixels.shape[1] for s, p in zip(shifts, parts, strict=True))
+    canvas = np.zeros((tops[-1], width), dtype=np.float32)
+    labels: list[int] = []
+    points: list[Floats] = []
+    certain: list[bool] = []
+    known = {**_certain(upper), **_certain(lower)}
+    for index, (part, shift, gain) in enumerate(zip(parts, shifts, gains, strict=True)):
+        start = part.rows[0]
+        fade = SEAM_MM if index else 0.0
+        rows = np.arange(tops[index] - int(fade), tops[index + 1])
+        sources = start + (rows - tops[index]) / part.stretch
+        shown = (sources >= 0) & (sources <= len(part.pixels) - 1)
+        rows, sources = rows[shown], sources[shown]
+        drawn = gain * _rows(part.pixels, sources)
+        weight = np.clip((rows - tops[index] + fade) / max(fade, 1.0), 0, 1) if fade else 1.0
+        columns = slice(round(shift - left), round(shift - left) + drawn.shape[1])
+        alpha = np.broadcast_to(np.float32(weight), len(rows))[:, None].astype(np.float32)
+        canvas[rows[0] : rows[-1] + 1, columns] += alpha * (
+            drawn - canvas[rows[0] : rows[-1] + 1, columns]
+        )
+        for own, point in zip(part.levels.astype(int), part.points, strict=True):
+            level = int(own) + part.move
+            after_low = part.low is None or level > part.low
+            if after_low and (part.high is None or level < part.high):
+                labels.append(level)
+                place = [tops[index] + (point[0] - start) * part.stretch, point[1] + shift - left]
+                points.append(np.array(place))
+                certain.append(part.move != 0 or known[level])
+    return replace(
+        upper,
+        planes=(np.clip(canvas, 0, 1).astype(np.float16),),
+        labels=tuple(labels),
+        points=np.array(points),
+        certain=np.array(certain),
+        unknown=frozenset(label for label in upper.unknown if label < upper.labels[0]),
+        digest="",
+    )
+
+
+def _certain(case: Case) -> dict[int, bool]:
+    return dict(zip(case.labels, case.certain.tolist(), strict=True))
+
+
+def _line(x: float, at: Floats, values: Floats) -> float:
+    """Linear interpolation that goes on beyond the ends as over the two last steps there."""
+    if x < at[0]:
+        end = min(2, len(at) - 1)
+        return float(values[0] + (x - at[0]) * (values[end] - values[0]) / (at[end] - at[0]))
+    if x > at[-1]:
+        end = max(-3, -len(at))
+        return float(values[-1] + (x - at[-1]) * (values[-1] - values[end]) / (at[-1] - at[end]))
+    return float(np.interp(x, at, values))
+
+
+def _step(points: Floats) -> float:
+    """Mean rows from disc to disc."""
+    return float(np.ptp(points[:, 0]) / (len(points) - 1))
+
+
+def _rows(pixels: npt.NDArray[np.float32], rows: Floats) -> npt.NDArray[np.float32]:
+    """The image at fractional rows, linearly between its own."""
+    low = np.minimum(rows.astype(int), len(pixels) - 2)
+    share = (rows - low)[:, None].astype(np.float32)
+    between: npt.NDArray[np.float32] = pixels[low] + share * (pixels[low + 1] - pixels[low])
+    return between
+
+
+def _brightness(part: _Part) -> float:
+    """Mean beside the discs of the whole image, of which the part shows some."""
+    rows, cols = part.pixels.shape
+    inside = [
+        part.pixels[int(row), max(int(col) - STRIP_MM, 0) : int(col) + STRIP_MM]
+        for row, col in part.points
+        if 0 <= row < rows and 0 <= col < cols
+    ]
+    return max(float(np.mean([line.mean() for line in inside])), 1e-3) if inside else 1.0
