@@ -135,6 +135,7 @@ def main() -> int:
     parser.add_argument("--initial", type=Path, required=True, help="checkpoint of other data")
     parser.add_argument("--config", type=Path, required=True, help="settings of the training")
     parser.add_argument("--release", type=Path, default=Path("docs/release.toml"))
+    parser.add_argument("--only", action="append", help="of the parts or sources, this one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -142,6 +143,9 @@ def main() -> int:
     images = [image for image in find_images(arguments.data) if image.labels is not None]
     own = [image for image in images if image.participant["region"] != ALWAYS_TRAIN]
     parts = deal_patients(own, PARTS) if arguments.held_out == "patients" else by_source(own)
+    if unknown := set(arguments.only or ()) - parts.keys():
+        parser.error(f"--only {min(unknown)}: there are {', '.join(parts)}")
+    parts = {name: parts[name] for name in arguments.only or parts}
     labels = arguments.output / arguments.held_out / "labels"
     for name, subjects in parts.items():
         print(f"{name}: {len(subjects)} subjects held out", file=sys.stderr)

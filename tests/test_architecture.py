@@ -60,7 +60,7 @@ ALLOWED = {
     "plane preprocessing search verdict volumes",
     "bids": "errors files labels.find_label_file labels.is_label_file",
     "batch.inputs": "bids errors files labels.is_label_file writers.default_name",
-    "batch.worker": "__version__ errors files writers | inference labelling pipeline.Constraints",
+    "batch.worker": "__version__ errors files modelfile.BATCH_SIZE writers | inference labelling pipeline.Constraints",
     "batch.pool": "batch.worker errors",
     "batch.dask_pool": "batch.pool batch.worker errors",
     "batch.manifest": "batch.worker errors",
@@ -140,7 +140,7 @@ ALLOWED = {
     "commands.imports": "",
     "commands.options": "errors",
     **{
-        f"commands.{path.stem}": "commands.imports commands.options errors | *"
+        f"commands.{path.stem}": "commands.imports commands.options errors modelfile.BATCH_SIZE | *"
         for path in sorted((PACKAGE / "commands").glob("*.py"))
         if path.stem not in {"imports", "options"}
     },

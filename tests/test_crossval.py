@@ -95,3 +95,11 @@ def test_nobody_is_labelled_by_a_model_that_saw_him(
     assert len(models) == 2
     assert crossval.main() == 0
     assert models == {path: path.stat().st_mtime_ns for path in models}
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", [*map(str, command), "--only", "part1"])
+    assert crossval.main() == 0
+    assert re.search(r"^all +1 +23 ", capsys.readouterr().out, re.MULTILINE)
+    monkeypatch.setattr("sys.argv", [*map(str, command), "--only", "part9"])
+    with pytest.raises(SystemExit):
+        crossval.main()
+    assert "--only part9: there are part0, part1" in capsys.readouterr().err

@@ -16,13 +16,12 @@ from ivdtool.errors import ModelError, UsageError
 from ivdtool.files import check_archive
 from ivdtool.heatmaps import Heatmaps, cells_to_pixels
 from ivdtool.metadata import ModelInfo
-from ivdtool.modelfile import model_path
+from ivdtool.modelfile import BATCH_SIZE, model_path
 from ivdtool.preprocessing import Image
 
 __all__ = ["INFO_FILE", "Model", "load_model"]
 
 INFO_FILE = "ivdtool.json"  # inside the TorchScript archive
-BATCH_SIZE = 2  # on CPUs as fast as more, in less memory: docs/batch.md
 
 
 @dataclass(frozen=True, eq=False)

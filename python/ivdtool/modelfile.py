@@ -1,13 +1,14 @@
-"""Which file a model's name stands for; known without loading torch."""
+"""What is known of models without loading torch: which file a name stands for, and defaults."""
 
 from importlib.resources import files
 from pathlib import Path
 
 from ivdtool.errors import ModelError
 
-__all__ = ["DEFAULT_MODEL", "model_path"]
+__all__ = ["BATCH_SIZE", "DEFAULT_MODEL", "model_path"]
 
 DEFAULT_MODEL = "robust"
+BATCH_SIZE = 2  # images per network call: on CPUs as fast as more, in less memory: docs/batch.md
 
 
 def model_path(model: str | Path | None) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 from ivdtool import __version__
 from ivdtool.errors import IvdtoolError
 from ivdtool.files import file_sha256
+from ivdtool.modelfile import BATCH_SIZE
 from ivdtool.writers import markups_path, picture_path, sidecar_path
 
 __all__ = [
@@ -57,7 +58,7 @@ class BatchConfig:
     model: str
     device: str = "auto"
     threads: int = 1
-    batch_size: int = 2
+    batch_size: int = BATCH_SIZE
     volume: int | str | None = None
     slices: int | None = None
     slab_mm: float | None = None

@@ -19,6 +19,7 @@ from ivdtool.commands.options import (
     volume_option,
 )
 from ivdtool.errors import InputError, UsageError
+from ivdtool.modelfile import BATCH_SIZE
 
 if TYPE_CHECKING:
     from ivdtool.batch.run import Executor
@@ -77,7 +78,7 @@ __all__ = ["batch"]
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    default=2,
+    default=BATCH_SIZE,
     show_default=True,
     help="Most images of a scan that go through the network at once.",
 )
