@@ -105,6 +105,13 @@ def test_what_is_doubtful_or_unknown_stays_so() -> None:
     assert whole.labels == ALL[1:]
     assert whole.unknown == {3}
     assert whole.certain.tolist() == [True] * 21 + [False]
+    # so are copies of what is doubtful
+    lower = lumbar(certain=doubtful[::-1])
+    doubts = [
+        (~compose_spine(upper, lower, np.random.default_rng(n)).certain).sum() for n in range(9)
+    ]
+    assert min(doubts) >= 1
+    assert max(doubts) > 1
 
 
 def test_what_can_be_composed() -> None:

@@ -6,7 +6,7 @@ as tall as vertebrae there are. Of a thoracic vertebra hardly anything tells its
 from either end: this teaches to count, on the texture of real scans.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -49,6 +49,7 @@ class _Part:
         pixels: (H, W) the image.
         levels: (M,) of the discs annotated in it, increasing.
         points: (M, 2) their (row, col).
+        certain: (M,) whether they are.
         move: added to levels: what it stands for.
         low: level at its upper end, as what it stands for; None for the image's own end.
         high: at its lower end, likewise.
@@ -58,6 +59,7 @@ class _Part:
     pixels: npt.NDArray[np.float32]
     levels: Floats
     points: Floats
+    certain: npt.NDArray[np.bool_]
     move: int
     low: float | None
     high: float | None
@@ -74,6 +76,14 @@ class _Part:
         first = 0.0 if self.low is None else float(self.at(self.low)[0])
         last = len(self.pixels) - 1.0 if self.high is None else float(self.at(self.high)[0])
         return max(first, 0.0), min(last, len(self.pixels) - 1.0)
+
+    def shown(self) -> Iterator[tuple[int, Floats, bool]]:
+        """Yield what is annotated between its ends: label, as what it stands for, place, certain."""
+        annotated = zip(self.levels, self.points, self.certain, strict=True)
+        for own, point, certain in annotated:
+            label = int(own) + self.move
+            if (self.low is None or label > self.low) and (self.high is None or label < self.high):
+                yield label, point, bool(certain)
 
 
 def compose_spine(upper: Case, lower: Case, rng: np.random.Generator) -> Case:
@@ -93,8 +103,7 @@ def compose_spine(upper: Case, lower: Case, rng: np.random.Generator) -> Case:
         (case.planes[int(rng.integers(len(case.planes)))].astype(np.float32), case)
         for case in (upper, lower)
     )
-    parts = _choose_parts(top, bottom, rng)
-    return _draw(parts, upper, lower)
+    return _draw(_place(_choose_parts(top, bottom, rng)), upper)
 
 
 def _choose_parts(
@@ -110,9 +119,8 @@ def _choose_parts(
         stretch: float = 1.0,
     ) -> _Part:
         pixels, case = image
-        return _Part(
-            pixels, np.array(case.labels, dtype=float), case.points, move, low, high, stretch
-        )
+        levels = np.array(case.labels, dtype=float)
+        return _Part(pixels, levels, case.points, case.certain, move, low, high, stretch)
 
     neck, lumbar = top[1], bottom[1]
     last = int(rng.integers(min(neck.labels[-1], 8), neck.labels[-1] + 1))
@@ -136,49 +144,60 @@ def _choose_parts(
     return parts
 
 
-def _draw(parts: Sequence[_Part], upper: Case, lower: Case) -> Case:
-    """Paint the parts from top to bottom, the column of each under that of the one before."""
-    heights = [round((p.rows[1] - p.rows[0]) * p.stretch) for p in parts]
-    tops = np.concatenate([[0], np.cumsum(heights)]).astype(int)
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A part and where it is drawn.
+
+    Attributes:
+        part: what is drawn.
+        top: row of its first row.
+        bottom: row after its last one.
+        left: column of its image's first one.
+    """
+
+    part: _Part
+    top: int
+    bottom: int
+    left: int
+
+    def place(self, point: Floats) -> Floats:
+        """(2,) (row, col) in the drawing of a point of the image."""
+        row = self.top + (point[0] - self.part.rows[0]) * self.part.stretch
+        return np.array([row, point[1] + self.left])
+
+
+def _place(parts: Sequence[_Part]) -> list[_Placed]:
+    """The parts from top to bottom, the column of each under that of the one before."""
+    heights = [round((part.rows[1] - part.rows[0]) * part.stretch) for part in parts]
+    bottoms = np.cumsum(heights).tolist()
     shifts = [0.0]
     for before, after in pairwise(parts):
         assert after.low is not None
         offset = before.at(after.low)[1] - after.at(after.low)[1]
         shifts.append(shifts[-1] + float(offset))
-    wanted = _brightness(parts[0])
-    gains = [np.clip(wanted / _brightness(p), 1 / MOST_GAIN, MOST_GAIN) for p in parts]
-    left = min(shifts)
-    width = max(round(s - left) + p.pixels.shape[1] for s, p in zip(shifts, parts, strict=True))
-    canvas = np.zeros((tops[-1], width), dtype=np.float32)
+    return [
+        _Placed(part, bottom - height, bottom, round(shift - min(shifts)))
+        for part, height, bottom, shift in zip(parts, heights, bottoms, shifts, strict=True)
+    ]
+
+
+def _draw(placed: Sequence[_Placed], upper: Case) -> Case:
+    width = max(one.left + one.part.pixels.shape[1] for one in placed)
+    canvas = np.zeros((placed[-1].bottom, width), dtype=np.float32)
+    wanted = _brightness(placed[0].part)
     labels: list[int] = []
     points: list[Floats] = []
     certain: list[bool] = []
-    known = {**_certain(upper), **_certain(lower)}
-    for index, (part, shift, gain) in enumerate(zip(parts, shifts, gains, strict=True)):
-        start = part.rows[0]
-        fade = SEAM_MM if index else 0.0
-        rows = np.arange(tops[index] - int(fade), tops[index + 1])
-        sources = start + (rows - tops[index]) / part.stretch
-        shown = (sources >= 0) & (sources <= len(part.pixels) - 1)
-        rows, sources = rows[shown], sources[shown]
-        drawn = gain * _rows(part.pixels, sources)
-        weight = np.clip((rows - tops[index] + fade) / max(fade, 1.0), 0, 1) if fade else 1.0
-        columns = slice(round(shift - left), round(shift - left) + drawn.shape[1])
-        alpha = np.broadcast_to(np.float32(weight), len(rows))[:, None].astype(np.float32)
-        canvas[rows[0] : rows[-1] + 1, columns] += alpha * (
-            drawn - canvas[rows[0] : rows[-1] + 1, columns]
-        )
-        for own, point in zip(part.levels.astype(int), part.points, strict=True):
-            level = int(own) + part.move
-            after_low = part.low is None or level > part.low
-            if after_low and (part.high is None or level < part.high):
-                labels.append(level)
-                place = [tops[index] + (point[0] - start) * part.stretch, point[1] + shift - left]
-                points.append(np.array(place))
-                certain.append(part.move != 0 or known[level])
+    for one in placed:
+        gain = np.clip(wanted / _brightness(one.part), 1 / MOST_GAIN, MOST_GAIN)
+        _paint(canvas, one, float(gain))
+        for label, point, sure in one.part.shown():
+            labels.append(label)
+            points.append(one.place(point))
+            certain.append(sure)
     return replace(
         upper,
-        planes=(np.clip(canvas, 0, 1).astype(np.float16),),
+        planes=(canvas.clip(0, 1).astype(np.float16),),
         labels=tuple(labels),
         points=np.array(points),
         certain=np.array(certain),
@@ -187,8 +206,17 @@ def _draw(parts: Sequence[_Part], upper: Case, lower: Case) -> Case:
     )
 
 
-def _certain(case: Case) -> dict[int, bool]:
-    return dict(zip(case.labels, case.certain.tolist(), strict=True))
+def _paint(canvas: npt.NDArray[np.float32], one: _Placed, gain: float) -> None:
+    """Draw a part, faded in over the one above it."""
+    part = one.part
+    fade = SEAM_MM if one.top else 0.0
+    rows = np.arange(one.top - int(fade), one.bottom)
+    sources = part.rows[0] + (rows - one.top) / part.stretch
+    shown = (sources >= 0) & (sources <= len(part.pixels) - 1)
+    rows, sources = rows[shown], sources[shown]
+    opacity = np.clip((rows - one.top + fade) / fade, 0, 1) if fade else np.ones(len(rows))
+    under = canvas[rows[0] : rows[-1] + 1, one.left : one.left + part.pixels.shape[1]]
+    under += opacity[:, None].astype(np.float32) * (gain * _rows(part.pixels, sources) - under)
 
 
 def _line(x: float, at: Floats, values: Floats) -> float:
