@@ -38,7 +38,7 @@ from ivdtool.verdict import Evidence, gather_evidence
 __all__ = ["ReleaseConfig", "release_model"]
 
 WINDOWS = 14  # that confidence and verdict are fitted on, per val image
-MIN_SHIFTED = 10  # windows a level off; of fewer, no probability can be learnt
+MIN_SHIFTED = 20  # windows a level off; of fewer, no probability can be learnt
 AS_GIVEN = AugmentationConfig(
     rotation_deg=0, scale=1, aspect=1, bend_mm=0, shift_mm=0, crop_rows=0, crop_cols=0,
     gamma=1, tone=0, invert=0, bias=0, noise=0, blur=0, coarse=0,
