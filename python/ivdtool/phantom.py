@@ -238,7 +238,7 @@ class _Anatomy:
 
     def __init__(self, rng: np.random.Generator) -> None:
         n = len(_LEVELS)
-        extra = rng.spawn(1)[0]
+        extra = rng.spawn(1)[0]  # a stream of its own: the other draws stay as they were
         steps = _STEP_MM * rng.normal(1, 0.065) * rng.normal(1, 0.035, n - 1)
         steps *= 1 + 0.03 * rng.normal() * np.linspace(-1, 1, n - 1)
         at = _LEVELS[:-1] + 0.5

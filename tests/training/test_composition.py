@@ -15,7 +15,7 @@ from ivdtool.training.dataset import Case, Source
 ALL = tuple(range(3, 26))
 
 
-def column(labels: range, step: float, lean: float, seed: int = 0, contrast: str = "T2w") -> Case:
+def column(labels: range, step: float, lean: float, seed: int = 0, suffix: str = "T2w") -> Case:
     """Bright discs on grey, `step` mm apart, going back by `lean` from one to the next."""
     rng = np.random.default_rng(seed)
     index = np.arange(len(labels))
@@ -25,7 +25,7 @@ def column(labels: range, step: float, lean: float, seed: int = 0, contrast: str
     for row, col in points:
         pixels += 0.5 * np.exp(-((rows - row) ** 2 + (cols - col) ** 2) / 18)
     return Case(
-        source=Source(Path("a.nii"), Path("b.nii"), "sub-1", "train", f"blobs:{contrast}"),
+        source=Source(Path("a.nii"), Path("b.nii"), "sub-1", "train", f"blobs:{suffix}"),
         planes=(pixels.astype(np.float16),),
         labels=tuple(labels),
         points=points,
@@ -121,14 +121,15 @@ def test_what_can_be_composed() -> None:
     assert not is_lower(neck())
     assert not is_lower(lumbar().restricted(range(18, 25)))  # L5/S1 is not in view
     assert not is_lower(lumbar().restricted([18, 19, 20, 21, 23, 24, 25]))  # one is missing
+    assert not is_upper(neck().restricted([3, 4, 5, 6, 8, 9, 10, 11]))
     with pytest.raises(ValueError, match="a neck and a lumbar spine"):
         compose_spine(lumbar(), neck(), np.random.default_rng(0))
 
 
-def test_tall_windows_are_cut_from_composed_spines_of_like_contrast() -> None:
+def test_tall_windows_are_cut_from_composed_spines_of_one_suffix() -> None:
     config = BatchConfig(size=2, rows=64, cols=64, tall=1, composed=1, tall_rows=640, tall_cols=128)
     still = AugmentationConfig(scale=1.05, crop_rows=0, crop_cols=0, shift_mm=5)
-    cases = [neck(), lumbar(), column(range(18, 26), 33, 0, seed=2, contrast="T1w")]
+    cases = [neck(), lumbar(), column(range(18, 26), 33, 0, seed=2, suffix="T1w")]
     maker = BatchMaker(cases, ALL, config, still, 0)
     shown = np.concatenate([maker(step).visible.numpy().sum(1) for step in range(4)])
     assert (shown > 16).all()

@@ -12,11 +12,9 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 
 from ivdtool.errors import InputError
 from ivdtool.preprocessing import PreprocessingConfig
-from ivdtool.training.batches import BatchConfig
 from ivdtool.training.dataset import Source, find_sources, load_case
 
 CHANNELS = (19, 20, 21, 22, 23)
-BATCH = BatchConfig(size=2, rows=128, cols=64, sigma_mm=5.0)
 SOURCE = Source(Path("image.nii"), Path("labels.nii"), "sub-1", "train", "blobs:T2w")
 
 

@@ -126,7 +126,8 @@ def augment(
     slope, reach = _turn(bend)
     stretch = _stretch(size[0], config.stretch, rng)
     # where the column stands in the window, before it is bent
-    column = (np.linalg.inv(matrix) @ ([(height - 1) / 2, spine_col] - source_centre))[1]
+    to_window = np.linalg.inv(matrix)
+    column = (to_window @ ([(height - 1) / 2, spine_col] - source_centre))[1]
 
     rows, cols = np.meshgrid(every_row, np.arange(size[1]), indexing="ij")
     across = cols - bend[:, None] - centre[1]
@@ -143,7 +144,7 @@ def augment(
         align_corners=False,
     )[0, 0]
 
-    moved = (points - source_centre) @ np.linalg.inv(matrix).T
+    moved = (points - source_centre) @ to_window.T
     levers = _lever(moved[:, 1] - column, reach)
     moved += centre
     moved[:, 0] = _inverse(every_row + stretch, moved[:, 0])

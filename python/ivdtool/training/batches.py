@@ -31,7 +31,7 @@ class BatchConfig:
             cases with more spine than fits into an ordinary window: what is right of a part of the
             spine is not yet right of the whole of it, where levels can be counted from one end.
         composed: share of the tall windows that are cut from a spine composed of a neck and a
-            lumbar spine, see `compose_spine`.
+            lumbar spine of one suffix, see `compose_spine`.
         tall_rows: see `tall`; a multiple of 64.
         tall_cols: likewise.
         sigma_mm: standard deviation of the target Gaussians.
@@ -150,15 +150,15 @@ class BatchMaker:
             batch = replace(batch, rows=batch.tall_rows, cols=batch.tall_cols)
             case = self._draw_tall(rng)
         else:
-            case = self._draw(rng, np.ones(len(self.cases), dtype=np.bool_))
+            case = self._draw(rng)
         plane = case.planes[int(rng.integers(len(case.planes)))]
         pixels = torch.from_numpy(plane.astype(np.float32))
         size = (batch.rows, batch.cols)
         crop = augment(pixels, case.points, case.spine_col, size, self.augmentation, rng)
         return crop.pixels, make_targets(case, crop, self.channels, batch)
 
-    def _draw(self, rng: np.random.Generator, eligible: npt.NDArray[np.bool_]) -> Case:
-        odds = np.where(eligible, self.probabilities, 0)
+    def _draw(self, rng: np.random.Generator, among: npt.NDArray[np.bool_] | bool = True) -> Case:
+        odds = self.probabilities * among
         return self.cases[int(rng.choice(len(self.cases), p=odds / odds.sum()))]
 
     def _draw_tall(self, rng: np.random.Generator) -> Case:
@@ -166,8 +166,8 @@ class BatchMaker:
         if not compose and self._long.any():
             return self._draw(rng, self._long)
         upper = self._draw(rng, self._upper)
-        alike = [case.source.contrast == upper.source.contrast for case in self.cases]
-        return compose_spine(upper, self._draw(rng, self._lower & np.array(alike)), rng)
+        alike = self._suffixes == upper.source.suffix
+        return compose_spine(upper, self._draw(rng, self._lower & alike), rng)
 
     @property
     def _composable(self) -> bool:
@@ -180,13 +180,17 @@ class BatchMaker:
 
     @cached_property
     def _upper(self) -> npt.NDArray[np.bool_]:
-        """(cases,) whether it shows a neck, and another one of like contrast what it lacks."""
-        lower = {c.source.contrast for c, it in zip(self.cases, self._lower, strict=True) if it}
-        return np.array([is_upper(case) and case.source.contrast in lower for case in self.cases])
+        """(cases,) whether it shows a neck, and another one of its suffix what it lacks."""
+        necks = np.array([is_upper(case) for case in self.cases])
+        return necks & np.isin(self._suffixes, self._suffixes[self._lower])
 
     @cached_property
     def _lower(self) -> npt.NDArray[np.bool_]:
         return np.array([is_lower(case) for case in self.cases])
+
+    @cached_property
+    def _suffixes(self) -> npt.NDArray[np.str_]:
+        return np.array([case.source.suffix for case in self.cases])
 
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float64]:

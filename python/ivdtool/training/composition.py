@@ -20,6 +20,7 @@ __all__ = ["compose_spine", "is_lower", "is_upper"]
 
 Floats = npt.NDArray[np.float64]
 
+THORAX = 15  # a disc that either image may end at
 COPIED = 3  # vertebrae that a copy shows, where the image has as many
 SEAM_MM = 6.0  # over which one part fades into the next
 STRIP_MM = 20  # to either side of the column: what brightness is compared in
@@ -28,17 +29,18 @@ MOST_GAIN = 2.5
 
 def is_upper(case: Case) -> bool:
     """Whether a spine can be composed downwards from this: a neck, down to the thorax at most."""
-    return case.labels[0] <= 4 and len(case.labels) >= COPIED + 1 and case.labels[-1] <= 15
+    return case.labels[0] <= 4 and case.labels[-1] <= THORAX and _has_enough(case)
 
 
 def is_lower(case: Case) -> bool:
     """Whether a spine can be composed upwards from this: its last disc is L5/S1."""
-    return (
-        case.labels[-1] == ALL_LABELS[-1]
-        and len(case.labels) >= COPIED + 1
-        and case.labels[0] >= 15
-        and set(case.labels) == set(range(case.labels[0], ALL_LABELS[-1] + 1))
-    )
+    return case.labels[0] >= THORAX and case.labels[-1] == ALL_LABELS[-1] and _has_enough(case)
+
+
+def _has_enough(case: Case) -> bool:
+    """Whether there is a vertebra to copy, and no level is left out: copies are told by counting."""
+    first, last = case.labels[0], case.labels[-1]
+    return last - first >= COPIED and case.labels == tuple(range(first, last + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +49,7 @@ class _Part:
 
     Attributes:
         pixels: (H, W) the image.
-        levels: (M,) of the discs annotated in it, increasing.
-        points: (M, 2) their (row, col).
-        certain: (M,) whether they are.
+        case: what is annotated in it.
         move: added to levels: what it stands for.
         low: level at its upper end, as what it stands for; None for the image's own end.
         high: at its lower end, likewise.
@@ -57,18 +57,16 @@ class _Part:
     """
 
     pixels: npt.NDArray[np.float32]
-    levels: Floats
-    points: Floats
-    certain: npt.NDArray[np.bool_]
-    move: int
+    case: Case
     low: float | None
     high: float | None
-    stretch: float
+    move: int = 0
+    stretch: float = 1.0
 
     def at(self, level: float) -> Floats:
         """(2,) (row, col) of the column at a level, as what it stands for; lines beyond the ends."""
-        own = level - self.move
-        return np.array([_line(own, self.levels, values) for values in self.points.T])
+        own, levels = level - self.move, np.array(self.case.labels, dtype=float)
+        return np.array([_line(own, levels, values) for values in self.case.points.T])
 
     @property
     def rows(self) -> tuple[float, float]:
@@ -79,9 +77,9 @@ class _Part:
 
     def shown(self) -> Iterator[tuple[int, Floats, bool]]:
         """Yield what is annotated between its ends: label, as what it stands for, place, certain."""
-        annotated = zip(self.levels, self.points, self.certain, strict=True)
-        for own, point, certain in annotated:
-            label = int(own) + self.move
+        case = self.case
+        for own, point, certain in zip(case.labels, case.points, case.certain, strict=True):
+            label = own + self.move
             if (self.low is None or label > self.low) and (self.high is None or label < self.high):
                 yield label, point, bool(certain)
 
@@ -99,33 +97,17 @@ def compose_spine(upper: Case, lower: Case, rng: np.random.Generator) -> Case:
     """
     if not (is_upper(upper) and is_lower(lower)):
         raise ValueError("a spine is composed of a neck and a lumbar spine that shows L5/S1")
+    return _draw(_place(_choose_parts(upper, lower, rng)), upper)
+
+
+def _choose_parts(neck: Case, lumbar: Case, rng: np.random.Generator) -> list[_Part]:
     top, bottom = (
-        (case.planes[int(rng.integers(len(case.planes)))].astype(np.float32), case)
-        for case in (upper, lower)
+        case.planes[int(rng.integers(len(case.planes)))].astype(np.float32)
+        for case in (neck, lumbar)
     )
-    return _draw(_place(_choose_parts(top, bottom, rng)), upper)
-
-
-def _choose_parts(
-    top: tuple[npt.NDArray[np.float32], Case],
-    bottom: tuple[npt.NDArray[np.float32], Case],
-    rng: np.random.Generator,
-) -> list[_Part]:
-    def part(
-        image: tuple[npt.NDArray[np.float32], Case],
-        low: float | None,
-        high: float | None,
-        move: int = 0,
-        stretch: float = 1.0,
-    ) -> _Part:
-        pixels, case = image
-        levels = np.array(case.labels, dtype=float)
-        return _Part(pixels, levels, case.points, case.certain, move, low, high, stretch)
-
-    neck, lumbar = top[1], bottom[1]
     last = int(rng.integers(min(neck.labels[-1], 8), neck.labels[-1] + 1))
     first = max(last + 1, lumbar.labels[0])
-    parts = [part(top, None, last + 0.5)]
+    parts = [_Part(top, neck, None, last + 0.5)]
     # heights grow evenly from those above to those below
     above, below = _step(neck.points[-COPIED - 1 :]), _step(lumbar.points[: COPIED + 1])
     missing, done = first - last - 1, 0
@@ -133,14 +115,15 @@ def _choose_parts(
         count = min(COPIED, missing - done)
         level = last + 1 + done  # of the copy's first disc
         of_neck = rng.random() < 0.5 * (1 - done / missing)
-        source, case = (top, neck) if of_neck else (bottom, lumbar)
+        pixels, case = (top, neck) if of_neck else (bottom, lumbar)
         start = case.labels[-count] if of_neck else case.labels[0]
         share = (done + (count + 1) / 2) / (missing + 1)
         wanted = (above + share * (below - above)) * rng.normal(1, 0.04)
         own = above if of_neck else below
-        parts.append(part(source, level - 0.5, level + count - 0.5, level - start, wanted / own))
+        low, high = level - 0.5, level + count - 0.5
+        parts.append(_Part(pixels, case, low, high, level - start, wanted / own))
         done += count
-    parts.append(part(bottom, first - 0.5, None))
+    parts.append(_Part(bottom, lumbar, first - 0.5, None))
     return parts
 
 
@@ -248,7 +231,7 @@ def _brightness(part: _Part) -> float:
     rows, cols = part.pixels.shape
     inside = [
         part.pixels[int(row), max(int(col) - STRIP_MM, 0) : int(col) + STRIP_MM]
-        for row, col in part.points
+        for row, col in part.case.points
         if 0 <= row < rows and 0 <= col < cols
     ]
     return max(float(np.mean([line.mean() for line in inside])), 1e-3) if inside else 1.0

@@ -34,8 +34,8 @@ class Source:
     group: str  # images of one kind, for balanced sampling: source and suffix
 
     @property
-    def contrast(self) -> str:
-        """The image's suffix."""
+    def suffix(self) -> str:
+        """T1w, T2w, ...: coarser than `BidsImage.contrast`, which tells sequences apart."""
         return self.group.rsplit(":", 1)[-1]
 
     def digest(self) -> str:
