@@ -100,7 +100,7 @@ def train_part(arguments: argparse.Namespace, view: Path, folder: Path) -> Path:
         device="cpu",
         threads=arguments.threads,
         cache=arguments.output / "slab-cache",
-        initial=None if started.exists() else arguments.initial,
+        initial=() if started.exists() else (arguments.initial,),
         resume=started.exists(),
     )
     last = load_checkpoint(started)

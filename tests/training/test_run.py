@@ -23,7 +23,7 @@ from ivdtool.files import nifti_bytes
 from ivdtool.phantom import write_phantoms
 from ivdtool.skeleton import Skeleton
 from ivdtool.training import slabs
-from ivdtool.training.checkpoint import load_checkpoint
+from ivdtool.training.checkpoint import load_checkpoint, save_checkpoint
 from ivdtool.training.dataset import Case, Source
 from ivdtool.training.loop import TrainingConfig
 from ivdtool.training.progress import Progress
@@ -299,7 +299,7 @@ def test_fine_tuning(trained_run: Path, spines: Path, tmp_path: Path) -> None:
     still = replace(config.optimiser, steps=1, learning_rate=0.0, average=0.0)
     config = replace(config, labels=None, optimiser=still)
     run = tmp_path / "run"
-    run_training([few], config, run, device="cpu", initial=trained_run / "last.pt")
+    run_training([few], config, run, device="cpu", initial=[trained_run / "last.pt"])
     second = load_checkpoint(run / "last.pt")
     assert second.config["labels"] == first.config["labels"]
     assert second.skeleton == first.skeleton
@@ -307,7 +307,34 @@ def test_fine_tuning(trained_run: Path, spines: Path, tmp_path: Path) -> None:
     assert len(kernels) > 20
     assert all(torch.equal(second.weights[name], first.average[name]) for name in kernels)
     digest = hashlib.sha256((trained_run / "last.pt").read_bytes()).hexdigest()
-    assert second.data["initial_sha256"] == digest
+    assert second.data["initial_sha256"] == [digest]
+
+
+def test_start_from_the_mean_of_weights(trained_run: Path, spines: Path, tmp_path: Path) -> None:
+    """Of three checkpoints, one of them with other weights; without a step, that is the network."""
+    first = load_checkpoint(trained_run / "last.pt")
+    other = {
+        name: value + 1.5 if value.is_floating_point() else value + 7
+        for name, value in first.average.items()
+    }
+    save_checkpoint(replace(first, average=other, skeleton={}), tmp_path / "other.pt")
+    config = settings_of(first, trained_run / "last.pt")
+    still = replace(config.optimiser, steps=1, learning_rate=0.0, average=0.0)
+    paths = [trained_run / "last.pt", tmp_path / "other.pt", trained_run / "last.pt"]
+    run_training(
+        [spines],
+        replace(config, optimiser=still),
+        tmp_path / "run",
+        device="cpu",
+        initial=paths,
+    )
+    second = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert second.skeleton == first.skeleton
+    for name, value in first.average.items():
+        if value.ndim == 4:  # kernels: batches change what is measured of them, not these
+            torch.testing.assert_close(second.weights[name], value + 0.5)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    assert second.data["initial_sha256"] == digests
 
 
 @pytest.mark.parametrize(
@@ -328,7 +355,7 @@ def test_initial_weights_of_another_network(
 ) -> None:
     config = replace(spine_config, **change)
     with pytest.raises(UsageError, match=reason):
-        run_training([spines], config, tmp_path / "run", initial=trained_run / "best.pt")
+        run_training([spines], config, tmp_path / "run", initial=[trained_run / "best.pt"])
     assert not (tmp_path / "run").exists()
 
 

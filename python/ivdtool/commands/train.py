@@ -17,8 +17,10 @@ __all__ = ["train"]
 @click.option(
     "--init",
     "initial",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Start with this checkpoint's weights; without --config, with its settings, too.",
+    help="Start with this checkpoint's weights; without --config, with its settings, too. Given "
+    "more than once: with the mean of their weights.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Overrides the settings' steps.")
 @click.option("--seed", type=click.IntRange(0), help="Overrides the settings' seed.")
@@ -41,7 +43,7 @@ def train(
     datasets: tuple[Path, ...],
     settings: str | None,
     output: Path,
-    initial: Path | None,
+    initial: tuple[Path, ...],
     steps: int | None,
     seed: int | None,
     deterministic: bool,
@@ -68,15 +70,15 @@ def train(
     from ivdtool.training.run import run_training, settings_of
 
     require_extra()
-    if resume and (settings, initial, steps, seed, deterministic) != (None,) * 4 + (False,):
+    if resume and (settings, initial, steps, seed, deterministic) != (None, (), None, None, False):
         raise UsageError(
             "--resume goes on with the run's own settings; "
             "drop --config, --init, --steps, --seed and --deterministic"
         )
     if settings is not None:
         config = read_settings(settings)
-    elif initial is not None:
-        config = settings_of(load_checkpoint(initial), initial)
+    elif initial:
+        config = settings_of(load_checkpoint(initial[0]), initial[0])
     else:
         config = TrainingConfig()
     optimiser = config.optimiser

@@ -5,7 +5,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ivdtool.errors import ModelError
 from ivdtool.files import atomic_write, check_archive
 from ivdtool.model import build_network
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "mean_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
 
@@ -97,3 +97,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (RuntimeError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{path}: damaged or not a checkpoint ({reason})") from error
+
+
+def mean_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """Return the first checkpoint with the mean of all averaged weights, of one network.
+
+    Where runs start from one another their weights lie in one valley, and the mean is often
+    better than either (Wortsman et al. 2022, model soups). Counters keep the first one's values.
+    """
+    first = checkpoints[0]
+    average = {
+        name: torch.stack([each.average[name] for each in checkpoints]).mean(dim=0)
+        if value.is_floating_point()
+        else value
+        for name, value in first.average.items()
+    }
+    return replace(first, average=average)

@@ -17,7 +17,7 @@ from ivdtool.errors import InputError, ModelError, UsageError
 from ivdtool.files import atomic_write, file_sha256
 from ivdtool.methods.registry import method_of
 from ivdtool.skeleton import Skeleton
-from ivdtool.training.checkpoint import Checkpoint, load_checkpoint
+from ivdtool.training.checkpoint import Checkpoint, load_checkpoint, mean_checkpoint
 from ivdtool.training.dataset import Case, Source, find_sources
 from ivdtool.training.engine import start_fabric, stop_fabric
 from ivdtool.training.loop import TrainingConfig
@@ -49,7 +49,7 @@ def run_training(
     threads: int | None = None,
     workers: int | None = None,
     cache: Path | None = None,
-    initial: Path | None = None,
+    initial: Sequence[Path] = (),
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -69,8 +69,8 @@ def run_training(
             and some on GPUs.
         cache: folder of prepared images, see `prepare_cases`; ``slab-cache`` beside `run` when
             None.
-        initial: checkpoint whose averaged weights the run starts with; labels that the settings
-            leave open, and the skeleton, are then its own.
+        initial: checkpoints of one network; the run starts with the mean of their averaged
+            weights. Labels that the settings leave open, and the skeleton, are then the first's.
         resume: go on from the run's last checkpoint.
         progress: is told what happens.
 
@@ -89,9 +89,11 @@ def run_training(
         before = load_checkpoint(run / "last.pt")
     elif (run / "last.pt").exists():
         raise UsageError(f"{run}: holds a run already; choose another folder or --resume")
-    elif initial is not None:
-        start = load_checkpoint(initial)
-        config = _agreed(config, start, initial)
+    elif initial:
+        starts = [load_checkpoint(path) for path in initial]
+        for path, each in zip(initial, starts, strict=True):
+            config = _agreed(config, each, path)
+        start = mean_checkpoint(starts)
     if threads is not None:
         torch.set_num_threads(threads)
     fabric = start_fabric(device, config.precision, config.deterministic)
@@ -100,8 +102,8 @@ def run_training(
         folder = run.absolute().parent / "slab-cache" if cache is None else cache
         material = _gather(datasets, config, before or start, folder, progress)
         if before is None:
-            if initial is not None:
-                material.data["initial_sha256"] = file_sha256(initial)
+            if initial:
+                material.data["initial_sha256"] = [file_sha256(path) for path in initial]
             _write_account(run, material)
         elif material.data["files"] != before.data.get("files"):
             raise InputError(
