@@ -24,7 +24,7 @@ ALLOWED = {
     "files": "errors",
     "config": "errors",
     # stages, in the order of the data
-    "volumes": "errors",
+    "volumes": "errors files.is_nifti",
     "preprocessing": "errors volumes.Volume",
     "plane": "errors heatmaps.Heatmaps preprocessing volumes.Volume",
     "networks.blocks": "torch",
@@ -64,7 +64,7 @@ ALLOWED = {
     "batch.pool": "batch.worker errors",
     "batch.dask_pool": "batch.pool batch.worker errors",
     "batch.manifest": "batch.worker errors",
-    "batch.plan": "batch.inputs.Scan batch.manifest batch.worker errors files writers.is_ours",
+    "batch.plan": "batch.inputs.Scan batch.manifest batch.worker errors files writers.check_replaceable",
     "batch.progress": "",
     "batch.summary": "__version__ batch.inputs.Scan batch.manifest batch.worker.DiscRow errors files",
     "batch.derivatives": "__version__ files",

@@ -238,6 +238,105 @@ def test_label_prints_the_sidecar_as_json(run: Run, scan: Path, tmp_path: Path) 
     assert json.loads(out) == json.loads((tmp_path / "a.json").read_text())
 
 
+def test_documents_of_several_images_name_them(run: Run, scan: Path, tmp_path: Path) -> None:
+    """The failed ones, too; a folder of one image gives a list as well."""
+    missing = tmp_path / "missing.nii"
+    code, out, err = run("label", missing, scan, "--json")
+    failed, labelled = json.loads(out)
+    assert (code, failed["Image"], labelled["Image"]) == (1, str(missing), str(scan))
+    assert f"Error: {failed['Error']}" == err.splitlines()[0]
+    assert len(labelled["Discs"]) == 8
+    code, out, _ = run("label", scan.parent, "--json")
+    assert (code, [document["Image"] for document in json.loads(out)]) == (0, [str(scan)])
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--qc", "scan.nii.gz"),
+        ("--qc", "labels.NII.GZ"),
+        ("--explain-tree", "scan.nii.gz"),
+        ("-o", "labels.png"),
+        ("-o", "labels.nrrd"),
+    ],
+)
+def test_no_output_of_another_kind_replaces_a_file(
+    option: str, name: str, run: Run, scan: Path, tmp_path: Path
+) -> None:
+    """`label --qc a.nii b.nii` must not draw a picture over the scan `a.nii`."""
+    path = tmp_path / name
+    path.write_bytes(scan.read_bytes())
+    code, out, err = run("label", scan, option, path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Error: {path}: ")
+    assert len(err.splitlines()) == 1
+    assert path.read_bytes() == scan.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_labels_of_others_in_a_folder_are_kept(run: Run, scan: Path, tmp_path: Path) -> None:
+    """Ours are replaced; so is whatever is named as the output itself."""
+    manual = tmp_path / "sub-01_T2w_label-discs_dlabel.nii.gz"
+    manual.write_bytes(b"by hand")
+    code, _, err = run("label", scan, "-o", tmp_path)
+    assert (code, manual.read_bytes()) == (2, b"by hand")
+    assert err.startswith(f"Error: {manual}: ivdtool did not write these labels")
+    assert run("label", scan, "-o", manual, "-q")[0] == 0
+    assert run("label", scan, "-o", tmp_path, "-q")[0] == 0
+    assert nib.nifti1.load(manual).shape == nib.nifti1.load(scan).shape
+
+
+def test_a_volume_that_one_image_lacks(run: Run, scan: Path, tmp_path: Path) -> None:
+    """It fails; the others are labelled."""
+    image = nib.nifti1.load(scan)
+    voxels = np.asarray(image.dataobj)
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    write(inputs / "a.nii", np.stack([voxels] * 2, axis=3), image.affine)
+    write(inputs / "b.nii", np.stack([voxels] * 3, axis=3), image.affine)
+    code, _, err = run("label", inputs, "-o", tmp_path / "out", "--volume", "2")
+    assert code == 1
+    assert f"{inputs / 'a.nii'}: no volume 2; choose 0 to 1" in err
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["b_label-discs_dlabel.json", "b_label-discs_dlabel.nii.gz"]
+    assert run("label", scan, "--volume", "\u00b2")[0] == 2  # a digit, but no number
+
+
+def test_a_name_too_long_to_write_does_not_stop_the_others(
+    run: Run, scan: Path, tmp_path: Path
+) -> None:
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    for name in ("a" * 248, "b"):
+        (inputs / f"{name}.nii.gz").write_bytes(scan.read_bytes())
+    code, _, err = run("label", inputs, "-o", tmp_path / "out", "-q")
+    assert code == 1
+    assert "not writable: File name too long" in err
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_suffixes_in_capitals(run: Run, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "A.NII.GZ").write_bytes(scan.read_bytes())
+    (tmp_path / "B.NII").write_bytes(gzip.decompress(scan.read_bytes()))
+    assert run("label", tmp_path, "-o", tmp_path / "out", "-q")[0] == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {f"{name}_label-discs_dlabel.nii.gz" for name in "AB"} < written
+
+
+def test_a_slice_without_orientation_says_so(run: Run, scan: Path, tmp_path: Path) -> None:
+    """What the header lacks is the likely cause, so the error names it."""
+    image = nib.nifti1.load(scan)
+    slices = np.asarray(image.dataobj)[:, :, :1]
+    path = tmp_path / "a.nii"
+    bare = nib.Nifti1Image(slices, None)
+    bare.header.set_zooms((1, 1, 1))
+    nib.save(bare, path)
+    code, _, err = run("label", path)
+    assert code in (1, 3)
+    assert "no orientation in the header (sform and qform codes are 0)" in err
+    assert len(err.splitlines()) == 1
+
+
 Judged = Callable[[float | None, float | None], Path]
 
 

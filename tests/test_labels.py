@@ -122,6 +122,7 @@ def test_what_describes_the_intensities_is_dropped() -> None:
     header.set_slope_inter(2.5, -100)
     header["cal_max"] = 4000
     header.set_intent("z score")
+    header["descrip"] = header["db_name"] = b"name of a patient"
     header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"patient name"))
     written = make_labels({25: (5, 20, 80)}, header=header).to_nifti().to_bytes()
     image: Any = nib.Nifti1Image.from_bytes(written)
@@ -445,6 +446,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path, name: str) -> Non
         "_label-disc.nii.gz",
         "_label-discs.nii",
         "_label-discs_desc-warp_dlabel.nii.gz",
+        "_label-discs_desc-ours_dlabel.nii.gz",
         "_label-discs_dlabel.json",
     ],
 )
@@ -462,7 +464,10 @@ def test_label_file_is_found(tmp_path: Path, label: str) -> None:
 def test_current_label_name_comes_first(tmp_path: Path) -> None:
     folder = tmp_path / "derivatives" / "labels"
     folder.mkdir(parents=True)
-    for label in ("_label-disc.nii.gz", "_labels-disc-manual.nii.gz", "_label-discs_dlabel.nii.gz"):
+    for label in (
+        "_label-disc.nii.gz", "_labels-disc-manual.nii.gz", "_label-discs_dlabel.json",
+        "_label-discs_desc-a_dlabel.nii.gz", "_label-discs_dlabel.nii.gz",
+    ):  # fmt: skip
         (folder / f"a{label}").touch()
     found = find_label_file(tmp_path / "a.nii.gz", tmp_path)
     assert found == folder / "a_label-discs_dlabel.nii.gz"

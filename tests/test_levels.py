@@ -75,6 +75,17 @@ def test_alternatives_name_their_levels() -> None:
     assert shift_alternatives(column(10, 15, rules={10: "own"}), calibration) == ()
 
 
+def test_a_labelling_moved_is_not_likelier_than_any_mistake() -> None:
+    calibration = LevelCalibration(0.0, -2.0, 0.0, 0.0)
+    free = shift_alternatives(column(10, 15, 0.75), calibration)
+    capped = shift_alternatives(column(10, 15, 0.75), calibration, 0.1)
+    assert sum(own.probability for own in free) > 0.1
+    assert sum(own.probability for own in capped) == pytest.approx(0.1)
+    ratios = [a.probability / b.probability for a, b in zip(capped, free, strict=True)]
+    assert ratios[0] == pytest.approx(ratios[1])
+    assert shift_alternatives(column(10, 15, 0.75), calibration, 0.9) == free
+
+
 def test_warning() -> None:
     calibration = LevelCalibration(warn_above=0.05)
     lower = ShiftAlternative(1, 4, 10, 0.12)

@@ -123,6 +123,20 @@ def test_blank_sides_are_left_out(value: float) -> None:
     assert found == pytest.approx(13.0, abs=1.0)
 
 
+@pytest.mark.parametrize("offset_mm", [-66.0, -30.0, 26.0, 70.0])
+@pytest.mark.parametrize("blank", [False, True])
+def test_a_spine_far_from_the_middle_is_followed(offset_mm: float, blank: bool) -> None:
+    """Beside it the network sees ever less, or nothing, or there is nothing to see."""
+    volume = make_volume(81)
+    true = central_plane(volume) + offset_mm / THICKNESS_MM
+    if blank:
+        away = np.abs(np.arange(81) - true) * THICKNESS_MM > 20
+        volume.data[away] = 0
+    predict = predictor(seen_at(true, reach_mm=12.0), 0)
+    found = find_plane(volume, PreprocessingConfig(), CONFIG, predict)
+    assert abs(found - true) * THICKNESS_MM < 2.0
+
+
 def test_blank_volume() -> None:
     volume = make_volume()
     volume.data[:] = 0

@@ -189,6 +189,20 @@ def test_an_image_without_prediction_is_missed(dataset: Path, tmp_path: Path) ->
     assert found.missing == ("sub-02_ses-1_acq-fast_T2w",)
 
 
+def test_labels_with_a_description_are_found(dataset: Path, tmp_path: Path) -> None:
+    """As `batch --bids-suffix label-discs_desc-ours_dlabel` writes them; the plain name comes first."""
+    predictions = tmp_path / "predictions"
+    shutil.copytree(dataset / "derivatives" / "labels", predictions)
+    for path in sorted(predictions.rglob("*_label-discs_dlabel.*")):
+        path.rename(path.with_name(path.name.replace("discs_dlabel", "discs_desc-ours_dlabel")))
+    assert evaluate_folder(predictions, dataset).groups["all"].found_pct == 100
+
+
+def test_no_prediction_of_any_image(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no label file of any of"):
+        evaluate_folder(dataset / "sub-01", dataset)
+
+
 def test_uncertain_discs_do_not_count(dataset: Path, phantom: Phantom) -> None:
     case = evaluate_folder(dataset, dataset).images[0].score
     assert phantom.uncertain & set(phantom.discs)

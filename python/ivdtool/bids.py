@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ivdtool.errors import InputError
-from ivdtool.files import NIFTI_SUFFIXES, find_files, nifti_stem
+from ivdtool.files import find_files, is_nifti, nifti_stem
 from ivdtool.labels import find_label_file, is_label_file
 
 __all__ = [
@@ -78,7 +78,7 @@ def images_below(folder: Path) -> list[Path]:
 
 def _find_images(folder: Path, pattern: str) -> list[Path]:
     """Not hidden files, which are leftovers, or what macOS puts on foreign drives."""
-    return [path for path in find_files(folder, pattern) if path.name.endswith(NIFTI_SUFFIXES)]
+    return [path for path in find_files(folder, pattern) if is_nifti(path)]
 
 
 def read_participants(dataset: Path) -> list[dict[str, str]]:

@@ -15,13 +15,13 @@ from nibabel.affines import apply_affine
 from ivdtool.bids import BidsImage, find_images, read_participants
 from ivdtool.discs import ALL_LABELS, disc_label, disc_name
 from ivdtool.errors import InputError
-from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
+from ivdtool.files import nifti_stem
 from ivdtool.labels import (
-    LABEL_SUFFIXES,
     LANDMARKS,
     MAX_ROUNDING,
     LabelPoints,
     label_voxels,
+    labels_by_image,
     read_labels,
 )
 from ivdtool.skeleton import Skeleton
@@ -426,14 +426,8 @@ def _check_files(dataset: Path, images: Sequence[BidsImage]) -> Iterator[Problem
     expected = {
         (image.path.parent.relative_to(dataset), nifti_stem(image.path)) for image in images
     }
-    found: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for path in sorted(root.rglob("*")):
-        for ending in (*NIFTI_SUFFIXES, ".json"):
-            for suffix in LABEL_SUFFIXES:
-                if path.name.endswith(suffix + ending):
-                    stem = path.name.removesuffix(suffix + ending)
-                    found[path.parent.relative_to(root), stem].append(path)
-    for (folder, stem), paths in found.items():
+    for (place, stem), paths in labels_by_image(sorted(root.rglob("*"))).items():
+        folder = place.relative_to(root)
         if (folder, stem) not in expected:
             what = f"no image {dataset / folder / stem}.nii.gz for these labels"
             yield Problem("labels-orphan", paths[0], what, "rename, move or remove them")

@@ -28,6 +28,7 @@ __all__ = [
     "check_place",
     "file_sha256",
     "find_files",
+    "is_nifti",
     "is_temporary",
     "nifti_bytes",
     "nifti_stem",
@@ -45,9 +46,14 @@ def nifti_stem(path: str | Path) -> str:
     """
     name = Path(path).name
     for suffix in NIFTI_SUFFIXES:
-        if name.endswith(suffix) and name != suffix:
-            return name.removesuffix(suffix)
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
     raise UsageError(f"{path}: not a NIfTI file name; let it end in .nii.gz or .nii")
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file has the name of a NIfTI file; some programs write .NII."""
+    return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
 def nifti_bytes(image: "nib.Nifti1Image", path: str | Path) -> bytes:
@@ -56,7 +62,7 @@ def nifti_bytes(image: "nib.Nifti1Image", path: str | Path) -> bytes:
     No file name and no time go into the gzip header: the same image makes the same bytes.
     """
     content = image.to_bytes()
-    if Path(path).suffix == ".gz":
+    if Path(path).suffix.lower() == ".gz":
         content = gzip.compress(content, compresslevel=6, mtime=0)
     return content
 
@@ -147,10 +153,11 @@ def check_place(path: Path) -> None:
     Raises:
         UsageError: its folder is missing, or it is a folder itself.
     """
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: output folder missing: {path.parent}; create it first")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give a file name")
+    with _usage_errors(path):  # a name that is too long, a folder that must not be looked into
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: output folder missing: {path.parent}; create it first")
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; give a file name")
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from glob import escape
 from itertools import pairwise
 from operator import index
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "is_label_file",
     "label_files",
     "label_voxels",
+    "labels_by_image",
     "read_labels",
 ]
 
@@ -46,7 +48,11 @@ LABEL_SUFFIXES = (
     "_label-discs",
     "_label-discs_desc-warp_dlabel",  # moved there from another image of the subject
 )
-LABEL_STEM = re.compile(rf"({'|'.join(LABEL_SUFFIXES)}|_label-discs_desc-[A-Za-z0-9]+_dlabel)$")
+LABEL_STEM = re.compile(
+    rf"(?P<image>.*?)(?P<suffix>{'|'.join(LABEL_SUFFIXES)}|_label-discs_desc-[A-Za-z0-9]+_dlabel)"
+)
+LABEL_ENDINGS = (*NIFTI_SUFFIXES, ".json")  # in the order of preference, as the suffixes
+
 MASK_SUFFIXES = ("_seg", "_dseg", "_probseg", "_mask", "_dlabel")
 LANDMARKS = (49, 50, 60)  # pontomedullary groove and junction, conus: known, but no discs
 MAX_ROUNDING = 0.05  # of a label value stored as float
@@ -163,6 +169,8 @@ class DiscLabels:
         header.set_data_dtype(np.uint8)
         header.set_data_shape(self.shape)
         header["cal_min"] = header["cal_max"] = 0  # the display window of the image
+        for name in {"descrip", "db_name", "aux_file"} & set(header.keys()):
+            header[name] = b""  # likewise
         header.set_intent("none")
         image = grid.reshape(self.shape)
         if isinstance(header, nib.Nifti2Header):
@@ -231,7 +239,23 @@ def is_label_file(path: str | Path) -> bool:
         UsageError: the name does not end in .nii.gz or .nii.
     """
     stem = nifti_stem(path)
-    return stem.endswith(MASK_SUFFIXES) or LABEL_STEM.search(stem) is not None
+    return stem.endswith(MASK_SUFFIXES) or LABEL_STEM.fullmatch(stem) is not None
+
+
+def labels_by_image(paths: Iterable[Path]) -> dict[tuple[Path, str], list[Path]]:
+    """Return the label files and sidecars among `paths`, by folder and stem of their images.
+
+    Those of one image stand in the order of preference.
+    """
+    found: dict[tuple[Path, str], list[tuple[int, int, Path]]] = {}
+    for path in paths:
+        for rank, ending in enumerate(LABEL_ENDINGS):
+            name = LABEL_STEM.fullmatch(path.name.removesuffix(ending))
+            if name is not None and path.name.endswith(ending):
+                suffixes = (*LABEL_SUFFIXES, name["suffix"])
+                place = rank, suffixes.index(name["suffix"]), path
+                found.setdefault((path.parent, name["image"]), []).append(place)
+    return {image: [path for *_, path in sorted(places)] for image, places in found.items()}
 
 
 def find_label_file(image: str | Path, dataset: str | Path) -> Path | None:
@@ -247,12 +271,11 @@ def find_label_file(image: str | Path, dataset: str | Path) -> Path | None:
     if not image.is_relative_to(dataset):
         raise InputError(f"{image}: not inside the data set {dataset}")
     folder = dataset / "derivatives" / "labels" / image.parent.relative_to(dataset)
-    names = (
-        nifti_stem(image) + label + suffix
-        for suffix in (*NIFTI_SUFFIXES, ".json")
-        for label in LABEL_SUFFIXES
-    )
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    stem = nifti_stem(image)
+    if not folder.is_dir():
+        return None
+    files = (path for path in folder.glob(f"{escape(stem)}*") if path.is_file())
+    return next(iter(labels_by_image(files).get((folder, stem), [])), None)
 
 
 def label_files(path: str | Path) -> tuple[Path, ...]:

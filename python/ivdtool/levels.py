@@ -105,16 +105,24 @@ def shift_evidence(assignment: Assignment) -> npt.NDArray[np.float64] | None:
 
 
 def shift_alternatives(
-    assignment: Assignment, calibration: LevelCalibration
+    assignment: Assignment, calibration: LevelCalibration, wrong: float = 1.0
 ) -> tuple[ShiftAlternative, ...]:
-    """Return the labellings moved by one level that are possible, the most probable first."""
+    """Return the labellings moved by one level that are possible, the most probable first.
+
+    Args:
+        assignment: the search's answer.
+        calibration: see `LevelCalibration`.
+        wrong: probability that any label is wrong, which that of all of them does not exceed.
+    """
     evidence = shift_evidence(assignment)
     if evidence is None or assignment.shift_margins is None:
         return ()
     known = assignment.skeleton.labels
+    probabilities = calibration.probabilities(evidence)
+    probabilities *= min(1.0, wrong / max(probabilities.sum(), 1e-9))
     alternatives = []
     for step, probability, margin in zip(
-        STEPS, calibration.probabilities(evidence).tolist(), assignment.shift_margins, strict=True
+        STEPS, probabilities.tolist(), assignment.shift_margins, strict=True
     ):
         moved = [label + step for label in assignment.labels if label + step in known]
         if moved and math.isfinite(margin):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ivdtool.candidates import Candidates, find_candidates
-from ivdtool.constraints import Constrained, Constraints, search_constrained
+from ivdtool.constraints import Anchor, Constrained, Constraints, search_constrained
 from ivdtool.discs import disc_name
 from ivdtool.errors import NoDiscError, RefusedError, UsageError
 from ivdtool.inference import Model, load_model
@@ -24,6 +24,7 @@ from ivdtool.verdict import Evidence, gather_evidence
 from ivdtool.volumes import Volume, read_volume
 
 __all__ = [
+    "Anchor",
     "Constraints",
     "LabelConfig",
     "PlaneConfig",
@@ -144,9 +145,11 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
     if not assignment.labels or float(np.mean(assignment.scores)) < config.min_score:
         raise NoDiscError(
             f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
+            + "".join(f"; {warning}" for warning in volume.warnings)
         )
-    labels = _make_labels(volume, image, found, model, config.constraints)
-    labels = _judge(labels, gather_evidence(assignment, config.constraints.tell_level), info)
+    evidence = gather_evidence(assignment, config.constraints.tell_level)
+    labels = _make_labels(volume, image, found, model, config.constraints, evidence)
+    labels = _judge(labels, evidence, info)
     if labels.verdict == "refused" and not config.keep_refused:
         raise RefusedError(
             f"{volume.path}: {labels.warnings[-1]}; label it by hand, or look at what was found "
@@ -175,7 +178,12 @@ def _search(
 
 
 def _make_labels(
-    volume: Volume, image: Image, found: Constrained, model: Model, constraints: Constraints
+    volume: Volume,
+    image: Image,
+    found: Constrained,
+    model: Model,
+    constraints: Constraints,
+    evidence: Evidence,
 ) -> DiscLabels:
     assignment = found.assignment
     world = image.grid.pixel_to_world(assignment.positions)
@@ -194,10 +202,17 @@ def _make_labels(
         )
         for index, label in enumerate(assignment.labels)
     )
-    moved = shift_alternatives(assignment, model.info.levels)
+    judge = model.info.judge
+    wrong = 1.0 if judge is None else 1 - judge.probability(evidence)
+    moved = shift_alternatives(assignment, model.info.levels, wrong)
     warnings = list(volume.warnings)
     if doubt := level_warning(assignment.labels, moved, model.info.levels):
         warnings.append(doubt)
+    if found.levels_moved:
+        way = "lower" if found.levels_moved > 0 else "higher"
+        warnings.append(
+            f"every disc is named {abs(found.levels_moved)} level(s) {way} than without {constraints}"
+        )
     if found.left_out:
         warnings.append(
             f"{found.left_out} of the discs found do not agree with {constraints}, and are left out"

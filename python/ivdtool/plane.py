@@ -1,7 +1,7 @@
 """Find the sagittal plane of the spine: it is up to 13 mm off the middle of real scans."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ class PlaneConfig:
 
     Attributes:
         step_mm: distance between two planes.
-        reach_mm: how far from the middle of the volume, to either side; 0 takes the middle.
+        reach_mm: how far from the middle of the volume, to either side, at first; 0 takes the
+            middle.
     """
 
     step_mm: float = 8.0
@@ -42,9 +43,10 @@ def find_plane(
 ) -> float:
     """Return the sagittal slice index (fractional) at which the network sees most discs.
 
-    Slabs at several planes are shown to the network in one batch; the plane is the mean of
-    theirs, weighted by the eighth power of the evidence in each. It is the middle of the volume
-    where the network sees nothing. Blank slabs, as resampling leaves at the sides, are left out.
+    Slabs at several planes are shown to the network in one batch; where it sees most at the
+    outermost one, or nothing but blank slabs, as padding leaves at the sides, planes further out
+    follow. The plane is the mean of all, weighted by the eighth power of the evidence in each. It
+    is the middle of the volume where the network sees nothing.
 
     Args:
         volume: the scan.
@@ -55,33 +57,53 @@ def find_plane(
     Raises:
         InputError: every slab is constant, or holds NaN or infinite voxels.
     """
-    planes = _planes(volume, config)
-    if len(planes) == 1:
+    planes = _planes(volume, config.step_mm)
+    reach = int(config.reach_mm / config.step_mm + 1e-9)
+    wanted = [n for n in planes if abs(n) <= reach]
+    if len(wanted) == 1:
         return planes[0]
-    shown, images, problem = [], [], None
-    for plane in planes:
-        try:
-            images.append(prepare_image(volume, preprocessing, plane))
-            shown.append(plane)
-        except InputError as error:
-            problem = error
-    if not images and problem is not None:
+    evidence: dict[int, float] = {}
+    shown, problem = set[int](), None
+    while wanted:
+        images = {}
+        for n in wanted:
+            try:
+                images[n] = prepare_image(volume, preprocessing, planes[n])
+            except InputError as error:
+                problem = error
+        seen = map(_evidence, predict(list(images.values()))) if images else ()
+        evidence |= dict.fromkeys(wanted, 0.0) | dict(zip(images, seen, strict=True))
+        shown |= images.keys()
+        wanted = [n for n in _further(evidence) if n in planes]
+    if not shown and problem is not None:
         raise problem
-    evidence = np.array([_evidence(heatmaps) for heatmaps in predict(images)])
-    if not evidence.max() > 0:
-        return central_plane(volume)
+    most = max(evidence.values())
+    if not most > 0:
+        return planes[0]
     # a high power: planes that see nearly all count, those that see some discs hardly do
-    weights = (evidence / evidence.max()) ** 8
-    return float((weights * shown).sum() / weights.sum())
+    weights = {n: (evidence[n] / most) ** 8 for n in sorted(evidence)}
+    return sum(weights[n] * planes[n] for n in weights) / sum(weights.values())
 
 
-def _planes(volume: Volume, config: PlaneConfig) -> list[float]:
-    lateral = volume.axes[0][0]
-    middle, step = central_plane(volume), config.step_mm / volume.zooms_mm[lateral]
-    count = int(config.reach_mm / config.step_mm + 1e-9)
-    planes = [float(middle + step * n) for n in range(-count, count + 1)]
-    # a slab half outside shows half as much of the spine
-    return [plane for plane in planes if 0 <= plane <= volume.shape[lateral] - 1]
+def _planes(volume: Volume, step_mm: float) -> dict[int, float]:
+    """Planes inside the volume, by their number from the middle.
+
+    None lies outside: half a slab shows half as much of the spine.
+    """
+    middle, step = central_plane(volume), step_mm / volume.zooms_mm[volume.axes[0][0]]
+    count = int(middle / step)
+    return {n: float(middle + step * n) for n in range(-count, count + 1)}
+
+
+def _further(evidence: Mapping[int, float]) -> list[int]:
+    """Numbers of planes beyond those looked at, where the spine may lie: none if it is inside."""
+    first, last = min(evidence), max(evidence)
+    if not any(evidence.values()):
+        return [first - 1, last + 1]
+    best = max(sorted(evidence, key=abs), key=lambda n: evidence[n])
+    if best == first:
+        return [first - 2, first - 1]
+    return [last + 1, last + 2] if best == last else []
 
 
 def _evidence(heatmaps: Heatmaps) -> float:

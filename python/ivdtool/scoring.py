@@ -8,8 +8,8 @@ from ivdtool.bids import BidsImage, find_images
 from ivdtool.discs import disc_name
 from ivdtool.errors import InputError, UsageError
 from ivdtool.evaluation import CaseScore, Summary, score_case, summarise, summarise_levels
-from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
-from ivdtool.labels import LABEL_SUFFIXES, LabelPoints, read_labels
+from ivdtool.files import nifti_stem
+from ivdtool.labels import LabelPoints, labels_by_image, read_labels
 from ivdtool.reliability import Reliability, measure_reliability
 from ivdtool.volumes import read_affine
 
@@ -125,6 +125,11 @@ def evaluate_folder(
             + (f" of split {split}" if split else "")
             + "; labels are looked for in its derivatives/labels"
         )
+    if all(own.prediction is None for own in scored):
+        raise InputError(
+            f"{predictions}: no label file of any of {len(scored)} images; it is named after its "
+            "image, as sub-01_T2w_label-discs_dlabel.nii.gz"
+        )
     scores = [own.score for own in scored]
     groups = {"all": summarise(scores, resamples, seed)}
     for name in names:
@@ -181,16 +186,10 @@ def _group(image: BidsImage, name: str) -> str:
 
 
 def _label_files(folder: Path) -> dict[str, list[Path]]:
-    """Image stem to its label files in a folder tree, in the order of preference."""
+    """Image stem to its label files in a folder tree, those of a folder by preference."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        for ending in (*NIFTI_SUFFIXES, ".json"):
-            for suffix in LABEL_SUFFIXES:
-                if path.name.endswith(suffix + ending):
-                    found.setdefault(path.name.removesuffix(suffix + ending), []).append(path)
-    order = [suffix + ending for ending in (*NIFTI_SUFFIXES, ".json") for suffix in LABEL_SUFFIXES]
-    for stem, paths in found.items():
-        paths.sort(key=lambda path: order.index(path.name.removeprefix(stem)))
+    for (_, stem), paths in labels_by_image(sorted(folder.rglob("*"))).items():
+        found.setdefault(stem, []).extend(paths)
     return found
 
 

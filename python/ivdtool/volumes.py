@@ -19,6 +19,7 @@ from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from ivdtool.errors import InputError, UsageError
+from ivdtool.files import is_nifti
 
 __all__ = [
     "AFFINE_TOLERANCE_MM",
@@ -116,7 +117,10 @@ def read_volume(path: str | Path, volume: int | str | None = None) -> Volume:
     header, data, slope, inter = _read_file(path, volume)
     affine, warnings = header_affine(path, header, data.shape)
     result = Volume(path, data, slope, inter, affine, header)
-    warnings += _check_geometry(result)
+    try:
+        warnings += _check_geometry(result)
+    except InputError as error:  # the header may be the cause
+        raise InputError("; ".join([str(error), *warnings])) from error
     return replace(result, warnings=tuple(warnings))
 
 
@@ -144,7 +148,7 @@ def _read_file(
                 f"{path}: colour or complex voxels ({proxy.dtype}); give a grey-scale magnitude MRI"
             )
         shape, chosen = _choose(path, proxy.shape, volume)
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             data = _inflate_voxels(path, proxy, shape, chosen)
         else:
             data = _map_voxels(proxy, shape, chosen)
@@ -153,7 +157,7 @@ def _read_file(
 
 def _load(path: Path) -> nib.Nifti1Image:
     """The image without its voxels."""
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not is_nifti(path):
         raise InputError(f"{path}: not a NIfTI file name; give a .nii or .nii.gz file")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ivdtool.files import LABEL_SUFFIX, atomic_writes, nifti_bytes, nifti_stem
 from ivdtool.labels import DiscLabels
 
 __all__ = [
+    "check_replaceable",
     "default_name",
     "is_ours",
     "markups_json",
@@ -88,6 +90,20 @@ def is_ours(path: Path) -> bool:
         return any(generator.get("Name") == "ivdtool" for generator in made)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def check_replaceable(labels: Path) -> None:
+    """Check that a label image that nobody named is not one that ivdtool did not write.
+
+    Raises:
+        UsageError: it is.
+    """
+    with suppress(OSError):  # such as a name that is too long, of which writing complains
+        if labels.is_file() and not is_ours(labels):
+            raise UsageError(
+                f"{labels}: ivdtool did not write these labels, and will not replace them; give "
+                "another output folder, or move them away"
+            )
 
 
 def write_labels(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ivdtool.bids import anatomical_images, images_below, is_dataset
 from ivdtool.errors import InputError, UsageError
-from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, find_files, nifti_stem
+from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, find_files, is_nifti, nifti_stem
 from ivdtool.labels import is_label_file
 from ivdtool.writers import default_name
 
@@ -159,7 +159,7 @@ def _find(inputs: Iterable[str], listed: Iterable[str], suffix: str) -> Iterator
             files = [
                 match
                 for match in find_files(folder, str(path.relative_to(folder)))
-                if match.name.endswith(NIFTI_SUFFIXES) and not _is_label(match, suffix)
+                if is_nifti(match) and not _is_label(match, suffix)
             ]
             if not files:
                 raise InputError(f"{name}: matches no .nii or .nii.gz file")

@@ -9,7 +9,7 @@ from ivdtool.batch.manifest import Identity, Manifest, Row
 from ivdtool.batch.worker import BatchConfig, output_files
 from ivdtool.errors import UsageError
 from ivdtool.files import file_sha256
-from ivdtool.writers import is_ours
+from ivdtool.writers import check_replaceable
 
 __all__ = ["Plan", "make_plan"]
 
@@ -60,7 +60,7 @@ def make_plan(
         identity = _identity(scan, model, settings)
         row = manifest.find(scan.output)
         if row is None or row.status == "failed":
-            _check_place(output / scan.output)
+            check_replaceable(output / scan.output)
         if row is None or not _is_same(row, identity, by_hash):
             plan.label.append((scan, identity))
         elif row.status == "failed":
@@ -73,14 +73,6 @@ def make_plan(
         else:
             plan.label.append((scan, identity))
     return plan
-
-
-def _check_place(labels: Path) -> None:
-    if labels.is_file() and not is_ours(labels):
-        raise UsageError(
-            f"{labels}: ivdtool did not write these labels, and will not replace them; give "
-            "another output folder or --bids-suffix, or move them away"
-        )
 
 
 def _identity(scan: Scan, model_sha256: str, settings: str) -> Identity:

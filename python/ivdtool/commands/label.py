@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["label"]
 
+FILE_SUFFIXES = (".nii", ".gz", ".png", ".json", ".nrrd", ".mha", ".mgz", ".jpg", ".pdf")
+
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -54,8 +56,13 @@ __all__ = ["label"]
     "--explain-tree", type=click.Path(path_type=Path), help="PNG of the search tree; one image."
 )
 @click.option("--reproducible", is_flag=True, help="Leave the date out: same input, same bytes.")
-@click.option("--json", "as_json", is_flag=True, help="Print the sidecar instead of a table.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the sidecar instead of a table; of several images or a folder a list, with names.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the time of each stage, too.")
 @log_option
 def label(
@@ -85,8 +92,8 @@ def label(
     """Label the discs of IMAGES: NIfTI files, or folders of them.
 
     Writes a label image (one voxel per disc at its posterior tip, SCT values) and a JSON sidecar
-    beside it. Every image gets a verdict: certain; check (look at the labels); or refused (most
-    likely wrong: nothing is written, and the exit code is 1).
+    beside it. Every image gets a verdict: certain; check (look at the labels); or refused
+    (hardly a chance to be right: nothing is written, and the exit code is 1).
     """
     which = volume_option(volume)
     paths = _find_images(images)
@@ -97,14 +104,21 @@ def label(
 
     started = time.perf_counter()
     with heavy_imports():
-        from ivdtool.files import nifti_stem
+        from ivdtool.files import NIFTI_SUFFIXES, check_place, nifti_stem
         from ivdtool.inference import load_model
         from ivdtool.labelling import Targets, label_scan, method_config
         from ivdtool.pipeline import Constraints
-        from ivdtool.writers import default_name
+        from ivdtool.writers import check_replaceable, default_name
 
-    outputs = _outputs(paths, images, output, default_name)
-    pictures = _outputs(paths, images, qc, lambda path: f"{nifti_stem(path)}.png")
+    outputs = _outputs(paths, images, output, default_name, NIFTI_SUFFIXES)
+    pictures = _outputs(paths, images, qc, lambda path: f"{nifti_stem(path)}.png", (".png",))
+    if output not in outputs.values():
+        for target in outputs.values():
+            check_replaceable(target)
+    if explain_tree is not None:
+        if explain_tree.suffix != ".png":
+            raise UsageError(f"{explain_tree}: the search tree is a picture; give a name in .png")
+        check_place(explain_tree)
     constraints = Constraints.parse(anchors, first_label, n_discs)
     loaded = load_model(model, device, threads)
     config = method_config(
@@ -112,20 +126,23 @@ def label(
     )
     start_up = time.perf_counter() - started
 
+    many = len(paths) > 1 or images[0].is_dir()
     documents: list[dict[str, Any]] = []
-    failures: list[IvdtoolError] = []
+    failures = doubtful = 0
     for path in paths:
         try:
             targets = Targets(outputs.get(path), pictures.get(path), reproducible)
             result = label_scan(path, loaded, config, which, targets)
         except IvdtoolError as error:
-            if len(paths) == 1 or isinstance(error, UsageError):
+            if len(paths) == 1:
                 raise
             complain(error)
-            failures.append(error)
+            documents.append({"Image": str(path), "Error": str(error)})
+            failures += 1
             continue
         log.info("%s: %d discs", path, len(result.labels.discs))
-        documents.append(result.labels.to_dict())
+        documents.append({**({"Image": str(path)} if many else {}), **result.labels.to_dict()})
+        doubtful += result.labels.verdict in DOUBTFUL[strict]
         for warning in result.labels.warnings:
             click.echo(f"Warning: {path}: {warning}", err=True)
         if not (quiet or as_json):
@@ -135,10 +152,9 @@ def label(
         if verbose:
             _print_times({"start-up": start_up, **result.seconds})
     if as_json:
-        click.echo(json.dumps(documents[0] if len(paths) == 1 else documents, indent=2))
+        click.echo(json.dumps(documents if many else documents[0], indent=2))
     if failures:
-        click.echo(f"{len(failures)} of {len(paths)} images failed.", err=True)
-    doubtful = sum(document["Verdict"] in DOUBTFUL[strict] for document in documents)
+        click.echo(f"{failures} of {len(paths)} images failed.", err=True)
     return 1 if failures or doubtful else 0
 
 
@@ -159,14 +175,20 @@ def _find_images(images: tuple[Path, ...]) -> list[Path]:
 
 
 def _outputs(
-    paths: list[Path], images: tuple[Path, ...], output: Path | None, name: Callable[[Path], str]
+    paths: list[Path],
+    images: tuple[Path, ...],
+    output: Path | None,
+    name: Callable[[Path], str],
+    suffixes: tuple[str, ...],
 ) -> dict[Path, Path]:
-    """Which file each image's result goes to; a name with a suffix is one file."""
+    """Which file each image's result goes to; a name with one of the suffixes is one file."""
     from ivdtool.files import check_place
 
     if output is None:
         return {}
-    if output.name.endswith((".nii", ".nii.gz", ".png")) and not output.is_dir():
+    if output.name.endswith(FILE_SUFFIXES) and not output.is_dir():
+        if not output.name.endswith(suffixes):
+            raise UsageError(f"{output}: give a name in {' or '.join(suffixes)}, or a folder")
         if len(paths) > 1 or images[0].is_dir():
             raise UsageError(f"{output}: one file for {len(paths)} images; give a folder")
         check_place(output)

@@ -127,6 +127,6 @@ def volume_option(value: str | None) -> int | str | None:
     """
     if value is None or value == "mean":
         return value
-    if not value.isdigit():
+    if not value.isdecimal():
         raise UsageError(f"--volume takes a number or mean, not {value}")
     return int(value)
