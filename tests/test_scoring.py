@@ -198,7 +198,7 @@ def test_labels_with_a_description_are_found(dataset: Path, tmp_path: Path) -> N
     assert evaluate_folder(predictions, dataset).groups["all"].found_pct == 100
 
 
-def test_no_prediction_of_any_image(dataset: Path, tmp_path: Path) -> None:
+def test_no_prediction_of_any_image(dataset: Path) -> None:
     with pytest.raises(InputError, match="no label file of any of"):
         evaluate_folder(dataset / "sub-01", dataset)
 
