@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 BORDER_MM = 3.0  # about half the height of a disc
+DOUBTFUL_DISC = 0.5  # no image with a disc that is rather wrong than right is certain
 
 
 @dataclass(frozen=True)
@@ -232,9 +233,11 @@ def _judge(labels: DiscLabels, evidence: Evidence, info: ModelInfo) -> DiscLabel
     if info.judge is None:
         return labels
     verdict, probability = info.judge.verdict(evidence), info.judge.probability(evidence)
+    least = min(labels.discs, key=lambda disc: disc.confidence)
+    if verdict == "certain" and least.confidence < DOUBTFUL_DISC:
+        verdict = "check"
     warnings = labels.warnings
     if verdict != "certain":
-        least = min(labels.discs, key=lambda disc: disc.confidence)
         doubt = f"all labels are right with a probability of {probability:.2f}"
         doubt += f", the least sure is {least.name}"
         if not evidence.anchored:
