@@ -19,8 +19,9 @@ from ivdtool.heatmaps import Heatmaps, draw_heatmaps, pixels_to_cells
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import DiscLabels
 from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config
-from ivdtool.pipeline import LabelConfig, PlaneConfig, label_discs
+from ivdtool.pipeline import LabelConfig, PlaneConfig, _judge, label_discs
 from ivdtool.preprocessing import Image, prepare_image
+from ivdtool.verdict import Evidence
 from ivdtool.volumes import read_volume
 
 TOLERANCE_MM = 5.0
@@ -245,6 +246,19 @@ def val_scan(data: Path) -> Path:
         rows = list(csv.DictReader(file, delimiter="\t"))
     name = next(row["participant_id"] for row in rows if row["split"] == "val")
     return next((data / "spine-mri" / name).rglob("*.nii.gz"))
+
+
+def test_a_disc_rather_wrong_than_right_keeps_an_image_from_certain(
+    model: Model, lumbar: Phantom, tmp_path: Path
+) -> None:
+    """As constraints may ask for: the evidence of the others stays as good as before."""
+    nib.save(lumbar.image, tmp_path / "a.nii")
+    labels, evidence = ivdtool.label(tmp_path / "a.nii", model=model), Evidence(1.0, 1.0, 0.0, True)
+    assert _judge(labels, evidence, model.info).verdict == "certain"
+    doubtful = replace(labels.discs[-1], confidence=0.49)
+    judged = _judge(replace(labels, discs=(*labels.discs[:-1], doubtful)), evidence, model.info)
+    assert judged.verdict == "check"
+    assert judged.warnings[-1].endswith(f"the least sure is {doubtful.name}")
 
 
 def test_a_result_keeps_the_image_grid(model: Model, lumbar: Phantom, tmp_path: Path) -> None:
