@@ -19,7 +19,7 @@ from nibabel.affines import apply_affine
 from ivdtool import __version__
 from ivdtool.discs import ALL_LABELS, disc_name
 from ivdtool.errors import InputError
-from ivdtool.files import NIFTI_SUFFIXES, nifti_stem
+from ivdtool.files import NIFTI_SUFFIXES, is_nifti, nifti_stem
 from ivdtool.volumes import Volume, read_volume
 
 __all__ = [
@@ -165,12 +165,13 @@ class DiscLabels:
         for disc in self.discs:
             grid[_nearest_free_voxel(grid, disc.voxel, self.affine)] = disc.label
         header = self.header.copy()
-        header.extensions.clear()  # may name the patient, and describe the image, not the labels
+        # what may name the patient, and describes the image, not the labels
+        header.extensions.clear()
+        for name in {"descrip", "db_name", "aux_file"} & set(header.keys()):
+            header[name] = b""
         header.set_data_dtype(np.uint8)
         header.set_data_shape(self.shape)
         header["cal_min"] = header["cal_max"] = 0  # the display window of the image
-        for name in {"descrip", "db_name", "aux_file"} & set(header.keys()):
-            header[name] = b""  # likewise
         header.set_intent("none")
         image = grid.reshape(self.shape)
         if isinstance(header, nib.Nifti2Header):
@@ -281,7 +282,7 @@ def find_label_file(image: str | Path, dataset: str | Path) -> Path | None:
 def label_files(path: str | Path) -> tuple[Path, ...]:
     """Return the files that `read_labels` reads: `path` and, where there is one, its sidecar."""
     path = Path(path)
-    if path.name.endswith(NIFTI_SUFFIXES):
+    if is_nifti(path):
         sidecar = path.with_name(f"{nifti_stem(path)}.json")
         if sidecar.is_file():
             return (path, sidecar)

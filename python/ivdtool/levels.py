@@ -28,8 +28,8 @@ MOST_SUPPORT = 2.0  # a larger margin says no more
 class LevelCalibration:
     """Log-odds of "all discs are one level off, in this direction" against "none is".
 
-    The defaults were fitted for an earlier model `robust`: 308 windows of 21 val images, 40 of them (of 12
-    patients) a level off; see docs/results.md.
+    The defaults were fitted for an earlier model `robust`: 308 windows of 21 val images, 40 of
+    them (of 12 patients) a level off; see docs/results.md.
 
     Attributes:
         intercept: log-odds at zero.

@@ -144,10 +144,8 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
         found = _search(candidates, info, config.constraints, image, volume.path)
     assignment = found.assignment
     if not assignment.labels or float(np.mean(assignment.scores)) < config.min_score:
-        raise NoDiscError(
-            f"{volume.path}: no disc found; is it a sagittal spine MRI that shows at least two?"
-            + "".join(f"; {warning}" for warning in volume.warnings)
-        )
+        nothing = "no disc found; is it a sagittal spine MRI that shows at least two?"
+        raise NoDiscError("; ".join([f"{volume.path}: {nothing}", *volume.warnings]))
     evidence = gather_evidence(assignment, config.constraints.tell_level)
     labels = _make_labels(volume, image, found, model, config.constraints, evidence)
     labels = _judge(labels, evidence, info)

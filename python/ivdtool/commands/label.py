@@ -116,7 +116,7 @@ def label(
         for target in outputs.values():
             check_replaceable(target)
     if explain_tree is not None:
-        if explain_tree.suffix != ".png":
+        if explain_tree.suffix.lower() != ".png":
             raise UsageError(f"{explain_tree}: the search tree is a picture; give a name in .png")
         check_place(explain_tree)
     constraints = Constraints.parse(anchors, first_label, n_discs)
@@ -186,8 +186,9 @@ def _outputs(
 
     if output is None:
         return {}
-    if output.name.endswith(FILE_SUFFIXES) and not output.is_dir():
-        if not output.name.endswith(suffixes):
+    name_of_file = output.name.lower()
+    if name_of_file.endswith(FILE_SUFFIXES) and not output.is_dir():
+        if not name_of_file.endswith(suffixes):
             raise UsageError(f"{output}: give a name in {' or '.join(suffixes)}, or a folder")
         if len(paths) > 1 or images[0].is_dir():
             raise UsageError(f"{output}: one file for {len(paths)} images; give a folder")
