@@ -37,7 +37,16 @@ void require(bool holds, const char* message) {
 
 using Pair = std::pair<double, double>;
 
+// A view into bytes has the right dtype and order wherever it begins; the kernels' loads and stores
+// do not.
+template <typename... Arrays>
+void require_aligned(const Arrays&... arrays) {
+  constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  require((((arrays.flags() & kAligned) != 0) && ...), "arrays must be aligned to their items");
+}
+
 ivdtool::Gaussians gaussians(const DoubleArray& points, const BoolArray& visible, Pair sigma) {
+  require_aligned(points);
   require(points.ndim() == 3 && points.shape(2) == 2, "points must be (B, V, 2)");
   require(visible.ndim() == 2 && visible.shape(0) == points.shape(0) &&
               visible.shape(1) == points.shape(1),
@@ -51,6 +60,7 @@ ivdtool::Gaussians gaussians(const DoubleArray& points, const BoolArray& visible
 void draw_heatmaps(const DoubleArray& points, const BoolArray& visible, Pair sigma,
                    FloatArray heatmaps, bool clear) {
   const ivdtool::Gaussians drawn = gaussians(points, visible, sigma);
+  require_aligned(heatmaps);
   require(heatmaps.ndim() == 4 && heatmaps.shape(0) == points.shape(0) &&
               heatmaps.shape(1) == points.shape(1),
           "heatmaps must be (B, V, H, W), as points");
@@ -111,6 +121,7 @@ class HeatmapBuffer {
 py::tuple find_candidates(const FloatArray& heatmaps, py::ssize_t stride, double threshold,
                           double threshold_relative, double radius_mm, Pair spacing_mm,
                           py::ssize_t max_candidates, bool portable) {
+  require_aligned(heatmaps);
   require(heatmaps.ndim() == 3, "heatmaps must be (V, H, W)");
   require(heatmaps.shape(1) > 0 && heatmaps.shape(2) > 0, "heatmaps must not be empty");
   require(stride > 0, "stride must be positive");
@@ -166,6 +177,7 @@ bool is_weight(double value) { return std::isfinite(value) && value > 0.0; }
 // All that indexing candidate lists relies on.
 void check_candidates(const DoubleArray& positions, const DoubleArray& scores,
                       const IndexArray& offsets, py::ssize_t channels) {
+  require_aligned(positions, scores, offsets);
   require(positions.ndim() == 2 && positions.shape(1) == 2, "positions must be (N, 2)");
   require(scores.ndim() == 1 && scores.shape(0) == positions.shape(0),
           "scores must be (N), as positions");
@@ -182,6 +194,7 @@ void check_candidates(const DoubleArray& positions, const DoubleArray& scores,
 // Checked again for every search: arrays may have changed since ivdtool.candidates saw them.
 ivdtool::CandidateLists candidate_lists(const DoubleArray& positions_mm, const DoubleArray& scores,
                                         const IndexArray& offsets, const DoubleArray& template_mm) {
+  require_aligned(template_mm);
   require(template_mm.ndim() == 2 && template_mm.shape(0) > 0 && template_mm.shape(1) == 2,
           "template_mm must be (V, 2), V > 0");
   require_all(template_mm, is_finite, "template_mm must be finite");
@@ -309,6 +322,7 @@ std::pair<std::size_t, std::size_t> anchor_channels(std::pair<py::ssize_t, py::s
 }
 
 void require_costs(const DoubleArray& missing_costs, py::ssize_t channels) {
+  require_aligned(missing_costs);
   require(missing_costs.ndim() == 1 && missing_costs.shape(0) == channels,
           "missing_costs must be (V)");
   require_all(missing_costs, is_price, "missing_costs must be finite and not negative");
@@ -405,6 +419,7 @@ SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray&
                              py::ssize_t tree_size, const std::string& without) {
   const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
   const py::ssize_t channels = template_mm.shape(0);
+  require_aligned(disc_weights, pair_weights, rules);
   require(disc_weights.ndim() == 1 && disc_weights.shape(0) == channels,
           "disc_weights must be (V)");
   require(pair_weights.ndim() == 2 && pair_weights.shape(0) == channels &&

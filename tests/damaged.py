@@ -14,7 +14,7 @@ REASONS = {
     "affine": "the affine does not place voxels in space",
     "4d": "4-D with 3 volumes; choose one with --volume",
     "nan": "NaN",
-    "constant": "constant",
+    "constant": "all voxels of the slab are equal",
     "axial": "an axial or coronal thick-slice scan",
     "tiny": "too small to show discs",
     "complex": "colour or complex voxels",

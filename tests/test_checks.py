@@ -316,6 +316,12 @@ def damaged_sidecar(folder: Path) -> None:
     path.write_text(path.read_text()[:300])
 
 
+def numbers_that_are_not_their_names_and_an_empty_entry(folder: Path) -> None:
+    numbers_that_are_not_their_names(folder)
+    entry = {"label": None, "name": "C2/C3"}
+    edit_sidecar(folder, lambda document: document["Discs"].insert(0, entry))
+
+
 def sidecar_that_contradicts_itself(folder: Path) -> None:
     edit_sidecar(folder, lambda document: document["AbsentLabels"].append(5))
 
@@ -365,6 +371,11 @@ def unknown_split(folder: Path) -> None:
         (old_convention, "off-by-one", "until 2018 C2/C3 was 2"),
         (beyond_the_last_disc, "off-by-one", "value 26, which is below the last disc"),
         (numbers_that_are_not_their_names, "off-by-one", "numbers 1 too high for their names"),
+        (
+            numbers_that_are_not_their_names_and_an_empty_entry,
+            "off-by-one",
+            "numbers 1 too high for their names",
+        ),
         (swapped_labels, "order", "(5 to 6): the lower disc does not lie below"),
         (level_left_out, "spacing", "C4/C5 to C5/C6 (5 to 6): 3"),
         (level_counted_twice, "spacing", "C5/C6 to C7/T1 (6 to 8): 1"),
@@ -395,6 +406,14 @@ def test_one_problem(dataset: Path, skeleton: Skeleton, wrong: Break, kind: str,
 def test_every_kind_has_a_test() -> None:
     (mark,) = (own for own in test_one_problem.pytestmark if own.name == "parametrize")  # type: ignore[attr-defined]
     assert {kind for _, kind, _ in mark.args[1]} == set(KINDS)
+
+
+def test_hidden_files_are_no_labels(dataset: Path, skeleton: Skeleton) -> None:
+    """macOS puts them beside every file of a foreign drive."""
+    labels = paths(dataset)[1]
+    for path in (labels, sidecar(dataset)):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    assert check(dataset, skeleton) == []
 
 
 def test_problems_of_several_files(dataset: Path, skeleton: Skeleton) -> None:

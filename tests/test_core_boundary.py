@@ -307,6 +307,21 @@ def test_a_buffer_checks_as_functions_do() -> None:
             _core.HeatmapBuffer(*shape)
 
 
+@pytest.mark.parametrize(("function", "name"), ARRAYS)
+def test_an_array_off_its_items_boundaries_is_refused(function: str, name: str) -> None:
+    array = FUNCTIONS[function]()[name]
+    if array.itemsize == 1:
+        return  # a byte is aligned wherever it stands
+    memory = np.empty(array.nbytes + 1, dtype=np.uint8)
+    moved = memory[1:].view(array.dtype).reshape(array.shape)
+    moved[...] = array
+    with pytest.raises(ValueError, match="aligned"):
+        call(function, **{name: moved})
+    if function == "draw_heatmaps" and name == "points":
+        with pytest.raises(ValueError, match="aligned"):
+            draw_buffer(_core.HeatmapBuffer(2, 3, 8, 9), points=moved)
+
+
 def test_a_buffer_outlives_its_name() -> None:
     values = _core.HeatmapBuffer(2, 3, 8, 9).values
     assert values.shape == (2, 3, 8, 9)

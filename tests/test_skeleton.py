@@ -106,6 +106,7 @@ def test_json_gives_the_same_skeleton(first: int, count: int, seed: int) -> None
         ({"disc_sd_mm": [1, 0, 1]}, "positive"),
         ({"step_sd_mm": [1, -1]}, "positive"),
         ({"step_sd_mm": [1, "x"]}, "holds numbers"),
+        ({"step_sd_mm": [1, 10**400]}, "holds numbers"),
         ({"missing_rate": [0, 0, 1.5]}, "0..1"),
         ({"colour": "blue"}, "keys"),
     ],

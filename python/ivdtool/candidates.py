@@ -81,6 +81,10 @@ class Candidates:
         """Return the rows of a channel."""
         return slice(int(self.offsets[channel]), int(self.offsets[channel + 1]))
 
+    def channels_of(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return the channel that owns each row."""
+        return np.searchsorted(self.offsets, rows, side="right") - 1
+
     def only(self, kept: npt.NDArray[np.bool_]) -> "Candidates":
         """Return those that the mask (N,) keeps."""
         before = np.concatenate([[0], np.cumsum(kept)])
@@ -113,7 +117,7 @@ def find_candidates(
     """
     config = config or CandidateConfig()
     positions, scores, offsets = _core.find_candidates(
-        np.ascontiguousarray(heatmaps.values, dtype=np.float32),
+        np.require(heatmaps.values, np.float32, ["C", "A"]),
         heatmaps.stride,
         config.threshold,
         config.threshold_relative,

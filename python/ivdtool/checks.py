@@ -15,7 +15,7 @@ from nibabel.affines import apply_affine
 from ivdtool.bids import BidsImage, find_images, read_participants
 from ivdtool.discs import ALL_LABELS, disc_label, disc_name
 from ivdtool.errors import InputError
-from ivdtool.files import nifti_stem
+from ivdtool.files import find_files, nifti_stem
 from ivdtool.labels import (
     LANDMARKS,
     MAX_ROUNDING,
@@ -292,7 +292,7 @@ def _name_shifts(path: Path) -> Iterator[int]:
     for disc in json.loads(path.read_text(encoding="utf-8")).get("Discs", ()):
         try:
             shift = int(disc["label"]) - disc_label(str(disc["name"]))
-        except (KeyError, ValueError):
+        except (KeyError, TypeError, ValueError):
             continue  # without a name, or one of another vocabulary
         if shift:
             yield shift
@@ -426,7 +426,8 @@ def _check_files(dataset: Path, images: Sequence[BidsImage]) -> Iterator[Problem
     expected = {
         (image.path.parent.relative_to(dataset), nifti_stem(image.path)) for image in images
     }
-    for (place, stem), paths in labels_by_image(sorted(root.rglob("*"))).items():
+    found = find_files(root, "**/*") if root.is_dir() else []
+    for (place, stem), paths in labels_by_image(found).items():
         folder = place.relative_to(root)
         if (folder, stem) not in expected:
             what = f"no image {dataset / folder / stem}.nii.gz for these labels"

@@ -252,9 +252,8 @@ def _rules(skeleton: Skeleton, constraints: Constraints) -> dict[int, Rule]:
 
 def _steps(free: Assignment, own: Mapping[int, int], constraints: Constraints) -> set[int]:
     """The moves to try."""
-    offsets = free.candidates.offsets
     bases = {
-        label - free.skeleton.labels[int(np.searchsorted(offsets, row, side="right")) - 1]
+        label - free.skeleton.labels[int(free.candidates.channels_of(row))]
         for label, row in own.items()
     }
     if not own and constraints.first_label is not None:

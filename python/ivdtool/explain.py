@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ivdtool.candidates import Candidates
 from ivdtool.discs import disc_name
 from ivdtool.files import atomic_write
-from ivdtool.search import Assignment, SearchConfig, TreeNode, search_skeleton
-from ivdtool.skeleton import Skeleton
+from ivdtool.search import Assignment, TreeNode, search_skeleton
 
 __all__ = ["draw_tree", "explain_search", "write_tree"]
 
@@ -26,33 +25,30 @@ REASONS = {
 SHOWN = 6  # improvements in the account
 
 
-def explain_search(
-    candidates: Candidates, skeleton: Skeleton, config: SearchConfig, assignment: Assignment
-) -> str:
-    """Return the search's account: costs, discs with their candidates, alternatives, effort.
-
-    `assignment` must be the answer of `search_skeleton` to the other arguments.
-    """
+def explain_search(assignment: Assignment) -> str:
+    """Return the search's account: costs, discs with their candidates, alternatives, effort."""
     if not assignment.labels:
-        return f"{config.mode}: no labelling is feasible among {len(candidates.scores)} candidates"
+        mode, count = assignment.config.mode, len(assignment.candidates.scores)
+        return f"{mode}: no labelling is feasible among {count} candidates"
     return "\n".join(
         [
-            *_cost_lines(config, assignment),
-            *_disc_lines(candidates, skeleton, config, assignment),
-            *_alternative_lines(candidates, assignment),
+            *_cost_lines(assignment),
+            *_disc_lines(assignment),
+            *_alternative_lines(assignment),
             *_effort_lines(assignment),
         ]
     )
 
 
-def _cost_lines(config: SearchConfig, assignment: Assignment) -> Iterator[str]:
-    unit = " mm2" if config.mode in ("ls_chain", "first_last") else " of |v1 - v5|"
+def _cost_lines(assignment: Assignment) -> Iterator[str]:
+    mode = assignment.config.mode
+    unit = " mm2" if mode in ("ls_chain", "first_last") else " of |v1 - v5|"
     digits = 1 if unit == " mm2" else 4
     terms = " + ".join(
         f"{name.removesuffix('_mm2')} {value:.{digits}f}"
         for name, value in assignment.terms.items()
     )
-    yield f"{config.mode}: cost {assignment.cost:.{digits}f}{unit} = {terms}"
+    yield f"{mode}: cost {assignment.cost:.{digits}f}{unit} = {terms}"
     if assignment.optimal:
         yield "  proved: no labelling costs less"
     else:
@@ -65,10 +61,9 @@ def _cost_lines(config: SearchConfig, assignment: Assignment) -> Iterator[str]:
         yield f"  all one level up would cost {up} more, one level down {down}"
 
 
-def _disc_lines(
-    candidates: Candidates, skeleton: Skeleton, config: SearchConfig, assignment: Assignment
-) -> Iterator[str]:
-    shape, chain = _shares(candidates, skeleton, config, assignment)
+def _disc_lines(assignment: Assignment) -> Iterator[str]:
+    candidates = assignment.candidates
+    shape, chain = _shares(assignment)
     yield "  disc      shape   chain   margin  sure  candidates: score (row, col in mm), * chosen"
     present = iter(range(len(assignment.labels)))
     for channel, label in enumerate(candidates.labels):
@@ -94,9 +89,10 @@ def _disc_lines(
 
 
 def _shares(
-    candidates: Candidates, skeleton: Skeleton, config: SearchConfig, assignment: Assignment
+    assignment: Assignment,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(V,) squared distance from the fitted skeleton, and of the step to the next disc; mm^2."""
+    candidates, skeleton, config = assignment.candidates, assignment.skeleton, assignment.config
     nothing = np.full(len(candidates.labels), np.nan)
     if config.mode not in ("ls_chain", "first_last"):
         return nothing, nothing
@@ -116,7 +112,8 @@ def _shares(
     return shape, chain
 
 
-def _alternative_lines(candidates: Candidates, assignment: Assignment) -> Iterator[str]:
+def _alternative_lines(assignment: Assignment) -> Iterator[str]:
+    candidates = assignment.candidates
     for number, other in enumerate(assignment.alternatives, start=2):
         changes = []
         for channel, label in enumerate(candidates.labels):
@@ -287,5 +284,7 @@ def _node_text(node: TreeNode, candidates: Candidates) -> str:
     if node.parent < 0:
         return f"no disc yet\n>= {node.bound:.0f}"
     name = disc_name(candidates.labels[node.channel])
-    first = int(candidates.offsets[node.channel])
-    return f"{name} #{node.candidate - first + 1}\n>= {node.bound:.0f}"
+    owner = int(candidates.channels_of(node.candidate))
+    number = node.candidate - int(candidates.offsets[owner]) + 1
+    lender = "" if owner == node.channel else f" of {disc_name(candidates.labels[owner])}"
+    return f"{name} #{number}{lender}\n>= {node.bound:.0f}"

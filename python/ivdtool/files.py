@@ -30,6 +30,7 @@ __all__ = [
     "find_files",
     "is_nifti",
     "is_temporary",
+    "make_folder",
     "nifti_bytes",
     "nifti_stem",
 ]
@@ -65,6 +66,18 @@ def nifti_bytes(image: "nib.Nifti1Image", path: str | Path) -> bytes:
     if Path(path).suffix.lower() == ".gz":
         content = gzip.compress(content, compresslevel=6, mtime=0)
     return content
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot make this folder: {error.strerror}") from error
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:

@@ -143,8 +143,8 @@ class HeatmapBuffer:
 def _checked_drawing(
     points: npt.ArrayLike, visible: npt.ArrayLike, sigma: float | tuple[float, float]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], tuple[float, float]]:
-    points = np.ascontiguousarray(points, dtype=np.float64)
-    visible = np.ascontiguousarray(visible, dtype=np.bool_)
+    points = np.require(points, np.float64, ["C", "A"])
+    visible = np.require(visible, np.bool_, ["C", "A"])
     if points.ndim != 3 or points.shape[2] != 2:
         raise ValueError(f"points must be (B, V, 2), not {points.shape}")
     if visible.shape != points.shape[:2]:

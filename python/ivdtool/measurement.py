@@ -84,5 +84,5 @@ def read_skeleton(path: str | Path) -> Skeleton:
         return Skeleton.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    except (TypeError, ValueError) as error:  # JSONDecodeError is one
+    except (TypeError, ValueError, RecursionError) as error:  # JSONDecodeError is one
         raise InputError(f"{path}: no skeleton: {error}") from error

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ivdtool.discs import ALL_LABELS, disc_name
 from ivdtool.errors import UsageError
-from ivdtool.files import atomic_write, nifti_bytes
+from ivdtool.files import atomic_write, make_folder, nifti_bytes
 from ivdtool.writers import default_name, sidecar_path
 
 __all__ = [
@@ -1200,7 +1200,7 @@ def write_phantoms(
         The folder.
 
     Raises:
-        UsageError: `count` is not positive.
+        UsageError: `count` is not positive, or a folder cannot be made.
     """
     if count < 1:
         raise UsageError(f"count is {count}; it must be at least 1")
@@ -1243,7 +1243,7 @@ def write_phantoms(
 
 
 def _write(path: Path, content: bytes | Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if not isinstance(content, bytes):
         content = (json.dumps(content, indent=1) + "\n").encode()
     with atomic_write(path) as temporary:

@@ -65,14 +65,12 @@ class Result:
     Attributes:
         labels: the discs.
         image: the sagittal slab the network saw.
-        candidates: what the search chose from.
         assignment: the skeleton search's answer.
         seconds: time per stage.
     """
 
     labels: DiscLabels
     image: Image
-    candidates: Candidates
     assignment: Assignment
     seconds: dict[str, float]
 
@@ -154,7 +152,7 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
             f"{volume.path}: {labels.warnings[-1]}; label it by hand, or look at what was found "
             "with --keep-refused"
         )
-    return Result(labels, image, assignment.candidates, assignment, seconds)
+    return Result(labels, image, assignment, seconds)
 
 
 def credible(candidates: Candidates, grid: Grid) -> Candidates:

@@ -8,7 +8,7 @@ from ivdtool.bids import BidsImage, find_images
 from ivdtool.discs import disc_name
 from ivdtool.errors import InputError, UsageError
 from ivdtool.evaluation import CaseScore, Summary, score_case, summarise, summarise_levels
-from ivdtool.files import nifti_stem
+from ivdtool.files import find_files, nifti_stem
 from ivdtool.labels import LabelPoints, labels_by_image, read_labels
 from ivdtool.reliability import Reliability, measure_reliability
 from ivdtool.volumes import read_affine
@@ -188,7 +188,7 @@ def _group(image: BidsImage, name: str) -> str:
 def _label_files(folder: Path) -> dict[str, list[Path]]:
     """Image stem to its label files in a folder tree, those of a folder by preference."""
     found: dict[str, list[Path]] = {}
-    for (_, stem), paths in labels_by_image(sorted(folder.rglob("*"))).items():
+    for (_, stem), paths in labels_by_image(find_files(folder, "**/*")).items():
         found.setdefault(stem, []).extend(paths)
     return found
 

@@ -298,9 +298,7 @@ class Assignment:
     def offsets(self) -> npt.NDArray[np.int64]:
         """(M,) channel of the candidate minus that of the disc, -1..1."""
         discs = np.flatnonzero(self.choice >= 0)
-        return (
-            np.searchsorted(self.candidates.offsets, self.choice[discs], side="right") - 1 - discs
-        )
+        return self.candidates.channels_of(self.choice[discs]) - discs
 
     @cached_property
     def cost(self) -> float:

@@ -152,7 +152,7 @@ class Skeleton:
             raise ValueError(f"labels must be integers, not {labels!r}")
         try:
             arrays = {name: np.array(table[name], dtype=np.float64) for name in names - {"labels"}}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"a skeleton holds numbers: {error}") from error
         return cls(labels=tuple(labels), **arrays)
 

@@ -88,7 +88,7 @@ def is_ours(path: Path) -> bool:
     try:
         made = json.loads(sidecar_path(path).read_text(encoding="utf-8"))["GeneratedBy"]
         return any(generator.get("Name") == "ivdtool" for generator in made)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

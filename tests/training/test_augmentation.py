@@ -296,8 +296,12 @@ def test_each_change_changes(still: AugmentationConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tone": 1.5}, {"crop_rows": -0.1}, {"scale": 0.8}, {"gamma": 0}, {"aspect": 0.99}]
-)
+    "wrong",
+    [
+        {"tone": 1.5}, {"crop_rows": -0.1}, {"scale": 0.8}, {"gamma": 0}, {"aspect": 0.99},
+        {"bias": -0.1}, {"noise": -0.1}, {"rotation_deg": -5}, {"bend_mm": float("nan")},
+    ],
+)  # fmt: skip
 def test_refused_settings(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AugmentationConfig(**wrong)

@@ -20,7 +20,7 @@ from ivdtool.files import atomic_write
 from ivdtool.model import build_network
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training import loop
-from ivdtool.training.batches import Batch
+from ivdtool.training.batches import Batch, BatchConfig
 from ivdtool.training.checkpoint import Checkpoint, load_checkpoint
 from ivdtool.training.dataset import Case
 from ivdtool.training.engine import start_fabric
@@ -485,6 +485,7 @@ def test_open_labels_are_refused(
         ({"labels": (2, 3)}, r"3\.\.25"),
         ({"network": "unet"}, "'unet'"),
         ({"arguments": {"depth": 3}}, "depth"),
+        ({"batch": BatchConfig(stride=8)}, "stride"),
         ({"preprocessing": PreprocessingConfig(spacing_mm=0.5)}, "spacing_mm 1"),
     ],
 )
@@ -495,8 +496,11 @@ def test_refused_settings(wrong: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"steps_per_epoch": 0}, {"average": 1.0}, {"epochs": 0}, {"patience": -1}],
-)
+    [
+        {"steps": 0}, {"steps_per_epoch": 0}, {"average": 1.0}, {"epochs": 0}, {"patience": -1},
+        {"learning_rate": 0.0}, {"max_norm": -1.0}, {"warmup": -3}, {"weight_decay": -0.1},
+    ],
+)  # fmt: skip
 def test_refused_optimiser_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         OptimiserConfig(**wrong)

@@ -16,7 +16,7 @@ from ivdtool.batch.progress import Progress
 from ivdtool.batch.summary import Summary, write_tables
 from ivdtool.batch.worker import BatchConfig, Outcome, Task, output_files
 from ivdtool.errors import UsageError
-from ivdtool.files import is_temporary
+from ivdtool.files import is_temporary, make_folder
 
 __all__ = ["Executor", "Resume", "open_plan", "run_batch"]
 
@@ -77,7 +77,7 @@ def run_batch(
     started = time.monotonic()
     suffix = shard.suffix if shard else ""
     progress = progress or Progress()
-    _make_folder(output)
+    make_folder(output)
     with ExitStack() as stack:
         manifest, plan = open_plan(scans, output, config, resume, shard, stack)
         if datasets:
@@ -86,7 +86,7 @@ def run_batch(
         if resume.wanted:
             _remove_temporaries(folders, output, suffix)
         for folder in folders:
-            _make_folder(folder)
+            make_folder(folder)
         counts = {"labelled": 0, "failed": len(plan.failed)}
         disturbed = set()
         identities = {scan.output: identity for scan, identity in plan.label}
@@ -156,13 +156,6 @@ def open_plan(
 def _count_verdicts(manifest: Manifest, scans: Iterable[Scan]) -> dict[str, int]:
     rows = (manifest.find(scan.output) for scan in scans)
     return dict(sorted(Counter(row.verdict for row in rows if row and row.verdict).items()))
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot make this folder: {error.strerror}") from error
 
 
 def _task(scan: Scan, output: Path, by_hash: bool) -> Task:

@@ -23,7 +23,6 @@ from ivdtool.commands.options import (
 from ivdtool.errors import InputError, IvdtoolError, UsageError
 
 if TYPE_CHECKING:
-    from ivdtool.metadata import ModelInfo
     from ivdtool.pipeline import Result
 
 __all__ = ["label"]
@@ -148,7 +147,7 @@ def label(
         if not (quiet or as_json):
             _print_discs(path, result, outputs.get(path))
         if explain or explain_tree is not None:
-            _explain(result, loaded.info, explain and not as_json, explain_tree)
+            _explain(result, explain and not as_json, explain_tree)
         if verbose:
             _print_times({"start-up": start_up, **result.seconds})
     if as_json:
@@ -182,7 +181,7 @@ def _outputs(
     suffixes: tuple[str, ...],
 ) -> dict[Path, Path]:
     """Which file each image's result goes to; a name with one of the suffixes is one file."""
-    from ivdtool.files import check_place
+    from ivdtool.files import check_place, make_folder
 
     if output is None:
         return {}
@@ -197,10 +196,7 @@ def _outputs(
     targets = {path: output / name(path) for path in paths}
     if len(set(targets.values())) < len(targets):
         raise UsageError(f"{output}: images of the same name would overwrite each other's results")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{output}: cannot make this folder: {error.strerror}") from error
+    make_folder(output)
     return targets
 
 
@@ -217,11 +213,11 @@ def _print_discs(path: Path, result: "Result", output: Path | None) -> None:
         )
 
 
-def _explain(result: "Result", info: "ModelInfo", to_terminal: bool, tree: Path | None) -> None:
+def _explain(result: "Result", to_terminal: bool, tree: Path | None) -> None:
     from ivdtool.explain import explain_search, write_tree
 
     if to_terminal:
-        click.echo(explain_search(result.candidates, info.skeleton, info.search, result.assignment))
+        click.echo(explain_search(result.assignment))
     if tree is not None:
         write_tree(tree, result.assignment)
 

@@ -5,10 +5,6 @@ sparse density of discs that explains them best; levels, which a window of 32 pi
 come from the order of the discs alone, that is from their spacings.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,12 +14,10 @@ from torch import Tensor, nn
 from ivdtool.candidates import CandidateConfig, Candidates, find_candidates
 from ivdtool.heatmaps import Heatmaps
 from ivdtool.methods.method import Discs
-from ivdtool.methods.pose import as_discs, fit_network, run_network, searched
+from ivdtool.methods.pose import TrainedMethod, as_discs, run_network, searched
 from ivdtool.model import STRIDE
 from ivdtool.networks.counting import REACH, count_in_windows
 from ivdtool.skeleton import Skeleton
-from ivdtool.training.dataset import Case
-from ivdtool.training.loop import TrainingConfig
 
 __all__ = ["Counting", "name_in_order", "place_counted"]
 
@@ -33,24 +27,8 @@ LEAST_SHARE = 0.3  # of a disc, gathered within a cell or so
 MAX_DISCS = 40
 
 
-class Counting:
+class Counting(TrainedMethod):
     """Redundant counts, deconvolved. Without the skeleton search, labels are consecutive."""
-
-    def fit(
-        self,
-        cases: Sequence[Case],
-        config: TrainingConfig,
-        run: Path,
-        *,
-        checks: Sequence[Case],
-        skeleton: Skeleton,
-        data: Mapping[str, Any],
-        **engine: Any,
-    ) -> Path:
-        """Train by gradient descent; see `Method.fit`."""
-        return fit_network(
-            self, cases, config, run, checks=checks, skeleton=skeleton, data=data, **engine
-        )
 
     def predict(
         self,

@@ -4,10 +4,6 @@ What the description leaves open and what is done here: the U-shaped network is 
 gradient the magnitude of a Sobel filter, and a candidate is judged as the disc of its heatmap.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from torch import nn
@@ -15,37 +11,19 @@ from torch import nn
 from ivdtool.candidates import Candidates
 from ivdtool.heatmaps import cells_to_pixels
 from ivdtool.methods.method import Discs
-from ivdtool.methods.pose import best_of_each, fit_network, run_network, searched
+from ivdtool.methods.pose import TrainedMethod, best_of_each, run_network, searched
 from ivdtool.model import STRIDE
 from ivdtool.skeleton import Skeleton
 from ivdtool.training.candidate_loss import LEAST_HEAT
-from ivdtool.training.dataset import Case
-from ivdtool.training.loop import TrainingConfig
 
 __all__ = ["LookOnce"]
 
 
-class LookOnce:
+class LookOnce(TrainedMethod):
     """Of each heatmap's candidates that are more likely true than not, the likeliest one.
 
     With the skeleton search these candidates, and their heat, are what it chooses among.
     """
-
-    def fit(
-        self,
-        cases: Sequence[Case],
-        config: TrainingConfig,
-        run: Path,
-        *,
-        checks: Sequence[Case],
-        skeleton: Skeleton,
-        data: Mapping[str, Any],
-        **engine: Any,
-    ) -> Path:
-        """Train network and classifier together, by gradient descent; see `Method.fit`."""
-        return fit_network(
-            self, cases, config, run, checks=checks, skeleton=skeleton, data=data, **engine
-        )
 
     def predict(
         self,

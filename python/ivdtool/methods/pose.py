@@ -1,5 +1,6 @@
 """Disc labelling as pose estimation: one heatmap per disc (both papers' networks)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from ivdtool.candidates import Candidates, find_candidates
 from ivdtool.heatmaps import Heatmaps
-from ivdtool.methods.method import Discs, Method
+from ivdtool.methods.method import Discs
 from ivdtool.model import STRIDE
 from ivdtool.search import search_skeleton
 from ivdtool.skeleton import Skeleton
@@ -21,19 +22,26 @@ from ivdtool.training.validation import validate
 
 __all__ = [
     "PoseEstimation",
+    "TrainedMethod",
     "as_discs",
     "best_of_each",
-    "fit_network",
     "run_network",
     "searched",
 ]
 
 
-class PoseEstimation:
-    """Heatmaps, their peaks as candidates, and the skeleton search among them (P1, section 3).
+class TrainedMethod(ABC):
+    """A method whose network is trained by gradient descent, and chosen by its own predictions."""
 
-    Without the search each disc is the highest peak of its heatmap.
-    """
+    @abstractmethod
+    def predict(
+        self,
+        network: nn.Module,
+        pixels: npt.NDArray[np.float32],
+        skeleton: Skeleton,
+        search: bool | None = None,
+    ) -> Discs:
+        """See `Method.predict`."""
 
     def fit(
         self,
@@ -46,10 +54,21 @@ class PoseEstimation:
         data: Mapping[str, Any],
         **engine: Any,
     ) -> Path:
-        """Train by gradient descent; see `Method.fit`."""
-        return fit_network(
-            self, cases, config, run, checks=checks, skeleton=skeleton, data=data, **engine
+        """See `Method.fit`."""
+
+        def score(network: nn.Module) -> Mapping[str, float]:
+            return validate(lambda pixels: self.predict(network, pixels, skeleton), checks)
+
+        return train_network(
+            cases, config, run, skeleton=skeleton.to_dict(), data=data, validate=score, **engine
         )
+
+
+class PoseEstimation(TrainedMethod):
+    """Heatmaps, their peaks as candidates, and the skeleton search among them (P1, section 3).
+
+    Without the search each disc is the highest peak of its heatmap.
+    """
 
     def predict(
         self,
@@ -63,27 +82,6 @@ class PoseEstimation:
         spacing_mm = (float(STRIDE), float(STRIDE))
         candidates = find_candidates(Heatmaps(values, skeleton.labels, STRIDE, spacing_mm))
         return best_of_each(candidates) if search is False else searched(candidates, skeleton)
-
-
-def fit_network(
-    method: Method,
-    cases: Sequence[Case],
-    config: TrainingConfig,
-    run: Path,
-    *,
-    checks: Sequence[Case],
-    skeleton: Skeleton,
-    data: Mapping[str, Any],
-    **engine: Any,
-) -> Path:
-    """Train the network of a method, which is validated by the method's predictions."""
-
-    def score(network: nn.Module) -> Mapping[str, float]:
-        return validate(lambda pixels: method.predict(network, pixels, skeleton), checks)
-
-    return train_network(
-        cases, config, run, skeleton=skeleton.to_dict(), data=data, validate=score, **engine
-    )
 
 
 @torch.inference_mode()

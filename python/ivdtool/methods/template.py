@@ -51,7 +51,7 @@ class TemplateMatching:
         **engine: Any,
     ) -> Path:
         """Average the templates; see `Method.fit`. There are no steps, so it is done at once."""
-        contrasts = sorted({contrast_of(case) for case in cases})
+        contrasts = sorted({case.source.suffix for case in cases})
         arguments = {
             "n_labels": len(skeleton.labels),
             **config.arguments,
@@ -95,11 +95,6 @@ class TemplateMatching:
         return searched(find_candidates(heatmaps, settings), skeleton)
 
 
-def contrast_of(case: Case) -> str:
-    """Return the suffix of a case's file name, such as T2w."""
-    return case.source.group.rsplit(":", 1)[-1]
-
-
 def mean_templates(
     cases: Sequence[Case], labels: Sequence[int], contrasts: Sequence[str], size: int
 ) -> Array:
@@ -118,7 +113,7 @@ def mean_templates(
             patch = plane[max(row, 0) :, max(col, 0) :][:side, :side]
             if certain and patch.shape == (side, side) and patch.std() > 0:
                 fine = patch.reshape(size, TEMPLATE_STRIDE, size, TEMPLATE_STRIDE)
-                patches[contrast_of(case), label].append(_normalised(fine.mean(axis=(1, 3))))
+                patches[case.source.suffix, label].append(_normalised(fine.mean(axis=(1, 3))))
     templates = np.zeros((len(contrasts), len(labels), size, size), dtype=np.float32)
     for c, contrast in enumerate(contrasts):
         for v, label in enumerate(labels):

@@ -68,8 +68,11 @@ class AugmentationConfig:
         if not 0 <= self.stretch < 1:
             raise ValueError(f"stretch must lie in 0..1, 1 excluded, not {self.stretch}")
         for name in ("scale", "aspect", "gamma"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("rotation_deg", "bend_mm", "shift_mm", "min_rows_mm", "bias", "noise"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ivdtool.config import to_dict
 from ivdtool.discs import ALL_LABELS
 from ivdtool.errors import UsageError
-from ivdtool.model import TARGETS, build_network
+from ivdtool.model import STRIDE, TARGETS, build_network
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training.augmentation import AugmentationConfig
 from ivdtool.training.batches import Batch, BatchConfig, BatchMaker
@@ -56,6 +56,9 @@ class OptimiserConfig:
         max_norm: gradients are scaled down to this norm; may be infinite.
         average: decay per step of the moving average of the weights.
         patience: epochs without a smaller error on val after which training ends early; 0 never.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     algorithm: Literal["adamw", "adam", "rmsprop"] = "adamw"
@@ -77,8 +80,14 @@ class OptimiserConfig:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must lie in 0..1, not {self.average}")
-        if self.patience < 0:
-            raise ValueError(f"patience must not be negative, not {self.patience}")
+        if not 0 < self.learning_rate < math.inf or not self.max_norm > 0:
+            raise ValueError(
+                "learning_rate and max_norm must be positive, not "
+                f"{self.learning_rate} and {self.max_norm}"
+            )
+        for name in ("warmup", "weight_decay", "patience"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
     def in_steps(self, images: int, batch: int) -> "OptimiserConfig":
         """Return the settings with `epochs` of so many images in steps of `batch`."""
@@ -102,6 +111,9 @@ class TrainingConfig:
         seed: of weights, order and augmentation.
         precision: ``bf16``, or ``float32`` for processors that are slow in bfloat16.
         deterministic: see `ivdtool.training.engine.start_fabric`.
+
+    Raises:
+        ValueError: settings that do not go together, or that the network refuses.
     """
 
     network: str = "hourglass"
@@ -125,6 +137,8 @@ class TrainingConfig:
                 raise ValueError(f"labels must be strictly increasing, not {self.labels}")
             if not set(self.labels) <= set(ALL_LABELS):
                 raise ValueError(f"labels must lie in 3..25, not {self.labels}")
+        if self.batch.stride != STRIDE:  # a setting since earlier checkpoints hold it
+            raise ValueError(f"stride must be the networks' {STRIDE}, not {self.batch.stride}")
         if self.preprocessing.spacing_mm != 1:
             # augmentation, mean skeleton and validation take pixels for mm
             raise ValueError(f"training needs spacing_mm 1, not {self.preprocessing.spacing_mm}")

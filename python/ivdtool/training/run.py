@@ -14,7 +14,7 @@ import torch
 from ivdtool.config import from_dict, read_toml, to_toml
 from ivdtool.discs import ALL_LABELS
 from ivdtool.errors import InputError, ModelError, UsageError
-from ivdtool.files import atomic_write, file_sha256
+from ivdtool.files import atomic_write, file_sha256, make_folder
 from ivdtool.methods.registry import method_of
 from ivdtool.skeleton import Skeleton
 from ivdtool.training.checkpoint import Checkpoint, load_checkpoint, mean_checkpoint
@@ -284,10 +284,7 @@ def _identity(source: Source) -> dict[str, Any]:
 
 def _write_account(run: Path, material: _Material) -> None:
     """Write down what the run does on what."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{run}: cannot make this folder: {error.strerror}") from error
+    make_folder(run)
     for name, text in (
         ("config.toml", to_toml(material.config)),
         ("data.json", json.dumps(material.data, indent=1)),

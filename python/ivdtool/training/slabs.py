@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ivdtool import labels, preprocessing, volumes
 from ivdtool.errors import InputError, UsageError
-from ivdtool.files import atomic_write, check_archive
+from ivdtool.files import atomic_write, check_archive, make_folder
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.training import dataset
 from ivdtool.training.dataset import Case, Source, load_case
@@ -140,10 +140,7 @@ def _read_entry(path: Path, source: Source) -> Case | None:
 
 
 def _write_entry(path: Path, case: Case) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path.parent}: cannot make this folder: {error.strerror}") from error
+    make_folder(path.parent)
     planes = {f"plane_{index}": plane for index, plane in enumerate(case.planes)}
     with atomic_write(path) as temporary:
         np.savez(
