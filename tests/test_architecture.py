@@ -47,7 +47,7 @@ ALLOWED = {
     "candidates": "_core heatmaps.Heatmaps",
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
-    "verdict": "discs labels.Verdict search.Assignment",
+    "verdict": "discs labels.Verdict preprocessing.Grid search.Assignment",
     "explain": "candidates.Candidates discs files search",
     "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",

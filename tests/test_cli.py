@@ -162,7 +162,7 @@ def test_an_ambiguous_level_is_told_and_anchored(
     [line] = [line for line in sidecar["Warnings"] if "the column may be one level" in line]
     assert sidecar["Verdict"] == "check"
     assert err.splitlines() == [f"Warning: {path}: {text}" for text in sidecar["Warnings"]]
-    assert "neither C2/C3 nor L5/S1 is in view" in err
+    assert "neither C2/C3 nor L5/S1 is well in view" in err
     moved = sidecar["Search"]["shift_alternatives"]
     assert {own["levels"] for own in moved} == {-1, 1}
     assert all(0.05 < own["probability"] < 0.5 for own in moved)

@@ -140,18 +140,20 @@ def test_the_spine_is_found_off_the_middle(model: Model, tmp_path: Path) -> None
     assert hits >= discs - 1
 
 
-@pytest.mark.parametrize(("left_mm", "labelled"), [(2.5, False), (3.5, True)])
+@pytest.mark.parametrize(
+    ("left_mm", "labelled", "certain"), [(2.5, False, False), (3.5, True, False), (26, True, True)]
+)
 def test_no_label_on_a_disc_that_the_border_cuts(
-    left_mm: float, labelled: bool, model: Model, tmp_path: Path
+    left_mm: float, labelled: bool, certain: bool, model: Model, tmp_path: Path
 ) -> None:
     """With a network that knows the answer, and an image that ends so far below L5/S1."""
-    shape = (192, 128)
+    shape = (256, 128)
     lumbar = slice(-6, None)
     points = np.full((len(model.info.labels), 2), np.nan)
     points[lumbar] = model.info.skeleton.mean_mm[lumbar]
     points += np.array([shape[0] - 0.5 - left_mm, 64.0]) - points[-1]
     heatmaps = draw_heatmaps(
-        pixels_to_cells(points, 4)[None], np.isfinite(points[None, :, 0]), (48, 32), 1.25
+        pixels_to_cells(points, 4)[None], np.isfinite(points[None, :, 0]), (64, 32), 1.25
     )
     sure = replace(model, network=lambda _: torch.from_numpy(heatmaps))
     data = np.random.default_rng(0).integers(0, 500, (5, shape[1], shape[0])).astype(np.int16)
@@ -160,9 +162,9 @@ def test_no_label_on_a_disc_that_the_border_cuts(
     config = LabelConfig(plane=PlaneConfig(reach_mm=0), keep_refused=True)
     labels = label_discs(read_volume(path), sure, config).labels
     assert [disc.label for disc in labels.discs] == [20, 21, 22, 23, 24, 25][: 5 + labelled]
-    # the last disc of the spine is what tells the level
-    assert labels.verdict == ("certain" if labelled else "check")
-    assert bool(labels.warnings) != labelled
+    # the last disc of the spine is what tells the level, where the sacrum is in view
+    assert labels.verdict == ("certain" if certain else "check")
+    assert bool(labels.warnings) != certain
 
 
 def test_noise_is_no_spine(model: Model, tmp_path: Path) -> None:
@@ -253,12 +255,23 @@ def test_a_disc_rather_wrong_than_right_keeps_an_image_from_certain(
 ) -> None:
     """As constraints may ask for: the evidence of the others stays as good as before."""
     nib.save(lumbar.image, tmp_path / "a.nii")
-    labels, evidence = ivdtool.label(tmp_path / "a.nii", model=model), Evidence(1.0, 1.0, 0.0, True)
-    assert _judge(labels, evidence, model.info).verdict == "certain"
+    labels = ivdtool.label(tmp_path / "a.nii", model=model)
+    evidence = Evidence(1.0, 1.0, 0.0, anchored=True, consecutive=True)
+    assert _judge(labels, evidence, False, model.info).verdict == "certain"
     doubtful = replace(labels.discs[-1], confidence=0.49)
-    judged = _judge(replace(labels, discs=(*labels.discs[:-1], doubtful)), evidence, model.info)
+    others = labels.discs[:-1]
+    judged = _judge(replace(labels, discs=(*others, doubtful)), evidence, False, model.info)
     assert judged.verdict == "check"
     assert judged.warnings[-1].endswith(f"the least sure is {doubtful.name}")
+
+    judged = _judge(labels, evidence, True, model.info)
+    assert judged.verdict == "check"
+    assert judged.warnings[-1].endswith("does not agree with the image")
+
+    gap = replace(labels, discs=(others[0], *others[2:]))
+    judged = _judge(gap, replace(evidence, consecutive=False), False, model.info)
+    assert judged.verdict == "check"
+    assert judged.warnings[-1].endswith(f"between the others no {others[1].name} was found")
 
 
 def test_a_result_keeps_the_image_grid(model: Model, lumbar: Phantom, tmp_path: Path) -> None:

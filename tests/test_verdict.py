@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ivdtool.calibration import fit_judge
 from ivdtool.candidates import CandidateConfig, find_candidates
 from ivdtool.heatmaps import Heatmaps, draw_heatmaps
+from ivdtool.preprocessing import Grid
 from ivdtool.search import Assignment, SearchConfig, search_skeleton
 from ivdtool.skeleton import Skeleton
 from ivdtool.verdict import Evidence, Judge, gather_evidence
@@ -20,6 +21,7 @@ LABELS = (20, 21, 22, 23, 24, 25)
 MEAN_MM = np.array([[0.0, 0.0], [30, 2], [62, 6], [96, 8], [130, 6], [160, -6]])
 SKELETON = Skeleton.from_points([dict(zip(LABELS, map(tuple, MEAN_MM), strict=True))] * 2)
 STRIDE = 4
+GRID = Grid((256, 256), (1.0, 1.0), np.eye(4), np.eye(4))
 
 
 def judge(**changes: float) -> Judge:
@@ -45,7 +47,7 @@ def search(heatmaps: Heatmaps) -> Assignment:
 
 
 def observe(points: npt.NDArray[np.float64], heights: npt.ArrayLike) -> Evidence:
-    return gather_evidence(search(draw(points, heights)))
+    return gather_evidence(search(draw(points, heights)), GRID)
 
 
 PLACE = np.array([40.0, 100.0])
@@ -85,6 +87,24 @@ def test_the_end_of_the_spine_anchors_the_level(first: int, last: int) -> None:
     assert observe(MEAN_MM + PLACE, heights).anchored == (last == 5)
 
 
+@pytest.mark.parametrize(("below", "anchored"), [(24.0, False), (26.0, True)])
+def test_the_last_disc_above_the_border_anchors_nothing(below: float, anchored: bool) -> None:
+    """It may be L4/L5, and what would tell is out of view."""
+    found = search(draw(MEAN_MM + PLACE, np.full(6, 0.9)))
+    end = int(np.ceil(found.positions[-1][0] + 0.5 + below))
+    grid = replace(GRID, content=(0, end, 0, 256))
+    assert gather_evidence(found, grid).anchored == anchored
+    assert gather_evidence(found, grid, level_known=True).anchored
+
+
+def test_a_disc_that_is_left_out_between_others() -> None:
+    points = MEAN_MM + PLACE
+    assert observe(points, np.full(6, 0.9)).consecutive
+    evidence = observe(points, [0.9, 0.9, 0, 0.9, 0.9, 0.9])
+    assert not evidence.consecutive
+    assert judge().verdict(replace(evidence, weakest=1.0, mean=1.0)) == "check"
+
+
 def test_two_discs_have_no_proportions() -> None:
     evidence = observe(MEAN_MM + PLACE, [0.9, 0.8, 0, 0, 0, 0])
     assert evidence.irregularity == 0
@@ -94,11 +114,11 @@ def test_two_discs_have_no_proportions() -> None:
 def test_nothing_found_cannot_be_judged() -> None:
     heatmaps = draw(MEAN_MM + PLACE, np.zeros(6))
     with pytest.raises(ValueError, match="no disc"):
-        gather_evidence(search(heatmaps))
+        gather_evidence(search(heatmaps), GRID)
 
 
 def test_better_evidence_is_likelier_right() -> None:
-    good = Evidence(weakest=0.8, mean=0.9, irregularity=0.05, anchored=True)
+    good = Evidence(weakest=0.8, mean=0.9, irregularity=0.05, anchored=True, consecutive=True)
     best = judge().probability(good)
     odds = -4.0 + 9 * 0.8 + 3 * 0.9 - 8 * 0.05
     assert best == pytest.approx(1 / (1 + math.exp(-odds)))
@@ -110,13 +130,13 @@ def test_better_evidence_is_likelier_right() -> None:
         assert judge().probability(worse) < best
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.booleans())
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.booleans(), st.booleans())
 def test_verdicts_are_ordered(
-    weakest: float, mean: float, irregular: float, anchored: bool
+    weakest: float, mean: float, irregular: float, anchored: bool, consecutive: bool
 ) -> None:
-    evidence = Evidence(weakest, mean, irregular, anchored)
+    evidence = Evidence(weakest, mean, irregular, anchored, consecutive)
     probability = judge().probability(evidence)
-    best = "certain" if anchored else "check"
+    best = "certain" if anchored and consecutive else "check"
     expected = best if probability >= 0.8 else "check" if probability >= 0.3 else "refused"
     assert judge().verdict(evidence) == expected
 
@@ -143,7 +163,7 @@ def draw_images(count: int, seed: int = 0) -> Drawn:
     """Images whose truth follows `judge()`."""
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.uniform(0.2, 1, count), rng.uniform(0.2, 1, count), rng.random(count)])
-    evidence = [Evidence(weak, mean, uneven, True) for weak, mean, uneven in drawn.T.tolist()]
+    evidence = [Evidence(weak, mean, uneven, True, True) for weak, mean, uneven in drawn.T.tolist()]
     right = [bool(rng.random() < judge().probability(e)) for e in evidence]
     return evidence, right, [f"sub-{i % 15:02}" for i in range(count)]
 
@@ -174,7 +194,7 @@ def test_the_bounds_hold_for_subjects_not_fitted_on() -> None:
     """One subject's images are all wrong, and look good: the bounds must not have learnt that."""
     evidence, right, subjects = draw_images(300, seed=1)
     fitted = fit_judge(evidence, right, right, subjects)
-    odd = [Evidence(0.9, 0.95, 0.02, anchored=True)] * 60
+    odd = [Evidence(0.9, 0.95, 0.02, anchored=True, consecutive=True)] * 60
     outcome = right + [False] * 60
     harder = fit_judge(evidence + odd, outcome, outcome, subjects + ["sub-odd"] * 60)
     assert harder.certain > fitted.certain

@@ -77,8 +77,8 @@ def fit_judge(
         unseen[own] = _logistic(design[own], _fit_logistic(design[~own], target[~own]))
     intercept, *scaled = _fit_logistic(design, target)
     weakest, mean, irregularity = map(float, np.array(scaled) / scale)
-    anchored = np.array([e.anchored for e in evidence])
-    wrong = np.sort(np.where(anchored, unseen, 0)[target == 0])  # others are never certain
+    likely = np.where([e.can_be_certain for e in evidence], unseen, 0)
+    wrong = np.sort(likely[target == 0])
     check = REFUSED_BELOW * float(unseen[np.array(usable)].min(initial=1.0))
     certain = 0.0
     if len(wrong) > 0:  # just above the last of those that are to be flagged

@@ -148,6 +148,11 @@ class Constrained:
     levels_moved: int
     left_out: int
 
+    @property
+    def contradicts_image(self) -> bool:
+        """Whether the image shows other levels than were told; that a level is off is common."""
+        return self.left_out > 0 or abs(self.levels_moved) > 1
+
 
 def search_constrained(
     candidates: Candidates,

@@ -144,9 +144,9 @@ def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:
     if not assignment.labels or float(np.mean(assignment.scores)) < config.min_score:
         nothing = "no disc found; is it a sagittal spine MRI that shows at least two?"
         raise NoDiscError("; ".join([f"{volume.path}: {nothing}", *volume.warnings]))
-    evidence = gather_evidence(assignment, config.constraints.tell_level)
+    evidence = gather_evidence(assignment, image.grid, config.constraints.tell_level)
     labels = _make_labels(volume, image, found, model, config.constraints, evidence)
-    labels = _judge(labels, evidence, info)
+    labels = _judge(labels, evidence, found.contradicts_image, info)
     if labels.verdict == "refused" and not config.keep_refused:
         raise RefusedError(
             f"{volume.path}: {labels.warnings[-1]}; label it by hand, or look at what was found "
@@ -224,20 +224,28 @@ def _make_labels(
     )
 
 
-def _judge(labels: DiscLabels, evidence: Evidence, info: ModelInfo) -> DiscLabels:
+def _judge(
+    labels: DiscLabels, evidence: Evidence, contradicted: bool, info: ModelInfo
+) -> DiscLabels:
     """The labels with their verdict, and what is doubtful about them as a warning."""
     if info.judge is None:
         return labels
     verdict, probability = info.judge.verdict(evidence), info.judge.probability(evidence)
     least = min(labels.discs, key=lambda disc: disc.confidence)
-    if verdict == "certain" and least.confidence < DOUBTFUL_DISC:
+    if verdict == "certain" and (least.confidence < DOUBTFUL_DISC or contradicted):
         verdict = "check"
     warnings = labels.warnings
     if verdict != "certain":
         doubt = f"all labels are right with a probability of {probability:.2f}"
         doubt += f", the least sure is {least.name}"
         if not evidence.anchored:
-            doubt += "; neither C2/C3 nor L5/S1 is in view to tell the level by"
+            doubt += "; neither C2/C3 nor L5/S1 is well in view to tell the level by"
+        if not evidence.consecutive:
+            own = {disc.label for disc in labels.discs}
+            missing = sorted(set(range(min(own), max(own))) - own)
+            doubt += f"; between the others no {', '.join(map(disc_name, missing))} was found"
+        if contradicted:
+            doubt += "; what was said of the levels does not agree with the image"
         warnings = (*warnings, f"{verdict}: {doubt}")
     return replace(labels, verdict=verdict, probability=probability, warnings=warnings)
 

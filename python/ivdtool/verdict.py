@@ -5,7 +5,8 @@ The discs are bright in their heatmaps, on the whole; the faintest of those betw
 and the steps from disc to disc are in proportion to the skeleton's, whatever the spine's size and
 bend. A network that skips a disc, changes level halfway down, or takes something else for a disc
 fails one of these; one that is a level off throughout, and sure of it, fails none. That happens where
-neither end of the spine is in view, which would tell the level: such labels are never certain.
+neither end of the spine is in view, which would tell the level: such labels are never certain. Nor
+are labels between which a disc is missing.
 """
 
 import math
@@ -15,7 +16,13 @@ import numpy as np
 
 from ivdtool.discs import ALL_LABELS
 from ivdtool.labels import Verdict
+from ivdtool.preprocessing import Grid
 from ivdtool.search import Assignment
+
+ANCHOR_ROOM_MM = 25.0
+"""Of the body that C2/C3 or L5/S1 borders on this much must be in view, or it is nothing to tell the
+level by: the last disc above the border may pass for L5/S1. On val it takes 16 of 193 right and 2 of
+7 wrong windows out of those called certain; of the images as given, none."""
 
 __all__ = ["Evidence", "Judge", "gather_evidence"]
 
@@ -30,13 +37,21 @@ class Evidence:
         mean: heatmap value of the discs, mean over all.
         irregularity: largest deviation of a step's length, 0..1: |log| of its ratio to the
             skeleton's step, the median ratio being 1. 0 where there are less than two steps.
-        anchored: whether C2/C3 or L5/S1 is among the discs, or a user told a level.
+        anchored: whether C2/C3 or L5/S1 is among the discs, with `ANCHOR_ROOM_MM` in view beyond
+            it, or a user told a level.
+        consecutive: whether no disc between the first and the last is missing.
     """
 
     weakest: float
     mean: float
     irregularity: float
     anchored: bool
+    consecutive: bool
+
+    @property
+    def can_be_certain(self) -> bool:
+        """Whether nothing forbids to call the labels certain, however likely they are right."""
+        return self.anchored and self.consecutive
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class Judge:
         weakest: weight of that evidence, likewise the next two.
         mean: see `weakest`.
         irregularity: see `weakest`.
-        certain: least probability of a verdict `certain`, which labels must be anchored for, too.
+        certain: least probability of a verdict `certain`; see `Evidence.can_be_certain`, too.
         check: least probability of a verdict `check`; labels below it are refused.
 
     Raises:
@@ -85,16 +100,17 @@ class Judge:
     def verdict(self, evidence: Evidence) -> Verdict:
         """Return whether to trust the labels."""
         probability = self.probability(evidence)
-        if probability >= self.certain and evidence.anchored:
+        if probability >= self.certain and evidence.can_be_certain:
             return "certain"
         return "check" if probability >= self.check else "refused"
 
 
-def gather_evidence(assignment: Assignment, level_known: bool = False) -> Evidence:
+def gather_evidence(assignment: Assignment, grid: Grid, level_known: bool = False) -> Evidence:
     """Return what speaks for and against the labels that the search chose.
 
     Args:
         assignment: the search's answer.
+        grid: of the image.
         level_known: whether the user told the level of a disc.
 
     Raises:
@@ -102,13 +118,25 @@ def gather_evidence(assignment: Assignment, level_known: bool = False) -> Eviden
     """
     if not assignment.labels:
         raise ValueError("no disc was found: there is nothing to judge")
-    scores = assignment.scores
+    labels, scores = assignment.labels, assignment.scores
     inner = scores[1:-1] if len(scores) > 2 else scores
     return Evidence(
         weakest=float(inner.min()),
         mean=float(scores.mean()),
         irregularity=_irregularity(assignment),
-        anchored=level_known or not {ALL_LABELS[0], ALL_LABELS[-1]}.isdisjoint(assignment.labels),
+        anchored=level_known or _shows_an_end(assignment, grid),
+        consecutive=labels[-1] - labels[0] == len(labels) - 1,
+    )
+
+
+def _shows_an_end(assignment: Assignment, grid: Grid) -> bool:
+    """Whether C2/C3 or L5/S1 is there, and what it borders on."""
+    room = np.array([ANCHOR_ROOM_MM / grid.spacing_mm[0], 0.0])
+    beyond = {ALL_LABELS[0]: -room, ALL_LABELS[-1]: room}
+    return any(
+        bool(grid.shows(position + beyond[label]))
+        for label, position in zip(assignment.labels, assignment.positions, strict=True)
+        if label in beyond
     )
 
 

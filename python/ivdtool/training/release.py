@@ -203,8 +203,9 @@ def _observe(model: Model, datasets: Sequence[Path]) -> _Observed:
             rng = np.random.default_rng([number, index])
             changes = WINDOW_CHANGES if index else AS_GIVEN
             window = _window(case, changes, model.info.preprocessing.size_multiple, rng)
-            found = _search(model, window)
+            found, grid = _search(model, window)
             if found.labels:
+                seen.images.append(gather_evidence(found, grid))
                 _compare(seen, case, window, found)
     return seen
 
@@ -229,7 +230,6 @@ def _compare(seen: _Observed, case: Case, window: Crop, found: Assignment) -> No
             seen.discs.append((float(score), float(margin), mean_score))
             seen.disc_right.append(right[label])
     wanted = {label for label in points if inside_mm[label] > UNSURE_MM} - doubtful
-    seen.images.append(gather_evidence(found))
     seen.image_right.append(all(right.values()) and wanted <= right.keys())
     seen.image_usable.append(2 * sum(right.values()) >= len(right) > 0)
     seen.subjects.append(case.source.subject)
@@ -259,11 +259,11 @@ def _window(
     return augment(pixels, case.points, case.spine_col, (rows, cols), changes, rng)
 
 
-def _search(model: Model, window: Crop) -> Assignment:
-    """The stages after preprocessing, on 1 mm pixels."""
+def _search(model: Model, window: Crop) -> tuple[Assignment, Grid]:
+    """The stages after preprocessing, on 1 mm pixels; and these pixels' grid."""
     rows, cols = window.pixels.shape
     grid = Grid((rows, cols), (1.0, 1.0), np.eye(4), np.eye(4), window.field)
     (heatmaps,) = model.predict([Image(window.pixels.numpy(), grid)])
     info = model.info
     candidates = credible(find_candidates(heatmaps, info.candidates), grid)
-    return search_skeleton(candidates, info.skeleton, info.search)
+    return search_skeleton(candidates, info.skeleton, info.search), grid
