@@ -51,7 +51,7 @@ ALLOWED = {
     "explain": "candidates.Candidates discs files search",
     "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",
-    "writers": "errors files labels.DiscLabels",
+    "writers": "errors files labels.DiscLabels labels.read_labels",
     "overlay": "files",
     "phantom": "discs errors files writers",
     # the stages together

@@ -555,6 +555,21 @@ def test_what_a_dying_worker_wrote_does_not_stay(tmp_path: Path) -> None:
     assert contents(out) == {}
 
 
+def test_what_other_settings_left_goes(tmp_path: Path) -> None:
+    """A picture or point list of other labels would mislead."""
+    source, out = touch(tmp_path / "in", "a.nii", "flaky_b.nii"), tmp_path / "out"
+    (source / "once").touch()
+    drawn = replace(CONFIG, qc=True, slicer=True)
+    run(source, out, drawn)
+    assert len(contents(out)) == 8
+    (source / "flaky_b.nii").unlink()
+    scans = find_scans([], out, listed=[f"{source}/{n}.nii" for n in ["a", "flaky_b"]], root=source)
+    summary = run(scans, out, replace(drawn, slicer=False, slices=3), resume=Resume(wanted=True))
+    assert counts(summary) == (1, 1, 0)
+    left = {f"a{SUFFIX}{ending}" for ending in (".nii.gz", ".json", ".png")}
+    assert contents(out).keys() == left
+
+
 def test_a_folder_in_the_way_of_labels_fails_one_scan(tmp_path: Path) -> None:
     source, out = touch(tmp_path / "in", "a.nii", "b.nii"), tmp_path / "out"
     (out / f"a{SUFFIX}.nii.gz").mkdir(parents=True)

@@ -112,7 +112,9 @@ def test_help_lists_the_commands(run: Run) -> None:
 def test_label_writes_image_sidecar_and_picture(run: Run, scan: Path, tmp_path: Path) -> None:
     output, picture = tmp_path / "discs.nii.gz", tmp_path / "discs.png"
     code, out, err = run("label", scan, "-o", output, "--qc", picture, "-v")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith("  ms: start-up ")
+    assert len(err.splitlines()) == 1
     sidecar = json.loads((tmp_path / "discs.json").read_text())
     labels = {disc["label"] for disc in sidecar["Discs"]}
     assert {22, 23, 24, 25} <= labels
@@ -284,6 +286,51 @@ def test_labels_of_others_in_a_folder_are_kept(run: Run, scan: Path, tmp_path: P
     assert run("label", scan, "-o", manual, "-q")[0] == 0
     assert run("label", scan, "-o", tmp_path, "-q")[0] == 0
     assert nib.nifti1.load(manual).shape == nib.nifti1.load(scan).shape
+
+
+def test_a_sidecar_alone_is_somebodys_work(run: Run, scan: Path, tmp_path: Path) -> None:
+    """Label editors may write .nii, or a sidecar and no image."""
+    manual = tmp_path / "sub-01_T2w_label-discs_dlabel.json"
+    manual.write_text('{"Discs": []}', encoding="utf-8")
+    code, _, err = run("label", scan, "-o", tmp_path)
+    assert (code, manual.read_text(encoding="utf-8")) == (2, '{"Discs": []}')
+    assert err.startswith(f"Error: {manual}: ivdtool did not write these labels")
+    manual.unlink()
+    twin = manual.with_suffix(".nii")
+    twin.write_bytes(b"by hand")
+    code, _, err = run("label", scan, "-o", tmp_path)
+    assert (code, list(tmp_path.iterdir())) == (2, [twin])
+    assert err.startswith(f"Error: {twin}: ivdtool did not write these labels")
+
+
+def test_corrected_labels_in_a_folder_are_kept(run: Run, scan: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "sub-01_T2w_label-discs_dlabel.nii.gz"
+    assert run("label", scan, "-o", tmp_path, "-q")[0] == 0
+    image = nib.nifti1.load(labels)
+    values = np.asarray(image.dataobj).copy()
+    (place,) = np.argwhere(values == 24)
+    values[tuple(place)] = 0
+    values[place[0], place[1], place[2] - 3] = 24
+    write(labels, values, image.affine)
+    corrected = labels.read_bytes()
+    code, _, err = run("label", scan, "-o", tmp_path)
+    assert (code, labels.read_bytes()) == (2, corrected)
+    assert err.startswith(f"Error: {labels}: these labels were edited since ivdtool wrote them")
+
+
+def test_json_stays_json(run: Run, scan: Path, tmp_path: Path) -> None:
+    """With times, and of a folder whose only image fails."""
+    code, out, err = run("label", scan, "--json", "-v")
+    assert (code, len(json.loads(out)["Discs"]) > 3) == (0, True)
+    assert err.startswith("  ms: ")
+    (tmp_path / "bad.nii").write_bytes(b"bad")
+    code, out, err = run("label", tmp_path, "--json")
+    ((entry,)) = json.loads(out)
+    assert (code, entry["Image"]) == (1, str(tmp_path / "bad.nii"))
+    assert "not a NIfTI file" in entry["Error"]
+    code, _, err = run("label", scan, "--json", "--explain")
+    assert code == 2
+    assert "--explain" in err
 
 
 def test_a_volume_that_one_image_lacks(run: Run, scan: Path, tmp_path: Path) -> None:

@@ -192,14 +192,16 @@ def rewritten(good: bytes, info: bytes | None) -> bytes:
     return content.getvalue()
 
 
-def checkpoint(good: bytes) -> bytes:  # noqa: ARG001
-    content = io.BytesIO()
-    torch.save({"weights": torch.zeros(3)}, content)
-    return content.getvalue()
-
-
 def changed_info(**changes: Any) -> bytes:
     return json.dumps({**json.loads(INFO.to_json()), **changes}).encode()
+
+
+def test_a_checkpoint_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(ModelError, match=r"a checkpoint of training.*`ivdtool export`") as caught:
+        load_model(path, "cpu")
+    assert str(caught.value).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,6 @@ def changed_info(**changes: Any) -> bytes:
         (lambda good: good[:-10], "not a zip"),
         (flipped, "checksum of"),
         (other_zip, "version"),
-        (checkpoint, "constants.pkl"),
         (lambda good: rewritten(good, None), f"no {INFO_FILE}"),
         (lambda good: rewritten(good, b"{"), "property name"),
         (lambda good: rewritten(good, b"[]"), "schema 1"),

@@ -296,6 +296,17 @@ def test_thin_data_set_has_the_same_anatomy(tmp_path: Path) -> None:
     assert set(thin["AnnotatedLabels"]) | set(thin["UnknownLabels"]) >= whole.discs.keys()
 
 
+def test_data_sets_do_not_mix(tmp_path: Path) -> None:
+    write_phantoms(tmp_path, 2, 7, region="lumbar", contrast="T1w", spacing_mm=8.0)
+    table = (tmp_path / "participants.tsv").read_bytes()
+    with pytest.raises(UsageError, match=r"sub-ph000_T1w\.nii\.gz: of another data set"):
+        write_phantoms(tmp_path, 2, 7, region="lumbar", contrast="STIR", spacing_mm=8.0)
+    with pytest.raises(UsageError, match=r"sub-ph001_T1w\.nii\.gz: of another data set"):
+        write_phantoms(tmp_path, 1, 7, region="lumbar", contrast="T1w", spacing_mm=8.0)
+    assert (tmp_path / "participants.tsv").read_bytes() == table
+    write_phantoms(tmp_path, 3, 8, region="lumbar", contrast="T1w", spacing_mm=8.0)
+
+
 def test_data_set_needs_a_count(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="count"):
         write_phantoms(tmp_path, 0)

@@ -113,6 +113,14 @@ def test_older_pictures_go(evaluation: Evaluation, report: Path, tmp_path: Path)
     assert [path.name[:2] for path in (folder / "worst").iterdir()] == ["01"]
 
 
+def test_pictures_of_others_stay(evaluation: Evaluation, tmp_path: Path) -> None:
+    (tmp_path / "worst").mkdir()
+    mine = tmp_path / "worst" / "holiday.png"
+    mine.write_bytes(b"mine")
+    write_report(evaluation, tmp_path)
+    assert mine.read_bytes() == b"mine"
+
+
 def test_without_matplotlib(
     evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,10 @@
 import hashlib
 import io
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -104,9 +105,24 @@ def load_model(
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     except (RuntimeError, ValueError) as error:
+        if _is_checkpoint(content):
+            raise ModelError(
+                f"{path}: a checkpoint of training, not a model; make one of it with "
+                "`ivdtool export`"
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{path}: damaged or not an ivdtool model file ({reason})") from error
     return Model(info, hashlib.sha256(content).hexdigest(), network.eval(), place, batch_size)
+
+
+def _is_checkpoint(content: bytes) -> bool:
+    """Whether a file is what `torch.save` writes; TorchScript has constants and code beside it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = {PurePath(name).name for name in archive.namelist()}
+    except zipfile.BadZipFile:
+        return False
+    return "data.pkl" in names and "constants.pkl" not in names
 
 
 def _device(name: str) -> torch.device:

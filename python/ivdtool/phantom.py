@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ivdtool.discs import ALL_LABELS, disc_name
 from ivdtool.errors import UsageError
-from ivdtool.files import atomic_write, make_folder, nifti_bytes
+from ivdtool.files import atomic_write, make_folder, nifti_bytes, nifti_stem
 from ivdtool.writers import default_name, sidecar_path
 
 __all__ = [
@@ -1187,7 +1187,7 @@ def write_phantoms(
     """Write a BIDS data set of phantoms with labels; the same arguments give the same bytes.
 
     Args:
-        out_dir: folder to create or add to.
+        out_dir: folder to create. One that was written before is replaced, file by file.
         count: number of subjects, sub-ph000 and on.
         seed: of the first; the others count on.
         region, contrast: fixed instead of drawn.
@@ -1200,21 +1200,26 @@ def write_phantoms(
         The folder.
 
     Raises:
-        UsageError: `count` is not positive, or a folder cannot be made.
+        UsageError: `count` is not positive, a folder cannot be made, or holds images of subjects
+            or contrasts that will not be replaced.
     """
     if count < 1:
         raise UsageError(f"count is {count}; it must be at least 1")
     root = Path(out_dir)
     derivatives = root / "derivatives" / "labels"
     rows = ["\t".join(_COLUMNS)]
+    configs = {}
     for index in range(count):
-        config = replace(random_config(seed + index, region, contrast), spacing_mm=spacing_mm)
+        config = random_config(seed + index, region, contrast)
+        name = f"sub-ph{index:03d}_{_SUFFIXES[config.contrast]}.nii.gz"
+        configs[root / name.partition("_")[0] / "anat" / name] = config
+    if others := set(root.glob("sub-*/anat/*.nii.gz")) - set(configs):
+        raise UsageError(f"{min(others)}: of another data set; give a new folder")
+    for index, (image, config) in enumerate(configs.items()):
+        config = replace(config, spacing_mm=spacing_mm)
         if slices is not None:
             config = replace(config, slices=slices, thickness_mm=THIN_MM, lateral_mm=0.0)
         phantom = make_phantom(config)
-        subject = f"sub-ph{index:03d}"
-        suffix = _SUFFIXES[config.contrast]
-        image = root / subject / "anat" / f"{subject}_{suffix}.nii.gz"
         labels = derivatives / image.relative_to(root).with_name(default_name(image))
         _write(image, nifti_bytes(phantom.image, image))
         _write(labels, nifti_bytes(phantom.label_image(), labels))
@@ -1222,6 +1227,7 @@ def write_phantoms(
         split = {8: "val", 9: "test"}.get(index % 10, "train")
         shape = "x".join(str(n) for n in phantom.image.shape)
         zooms = "x".join(f"{n:.2f}" for n in phantom.image.header.get_zooms())
+        subject, _, suffix = nifti_stem(image).partition("_")
         row = (
             subject, split, config.region, suffix, "phantom", "CC0", str(len(phantom.discs)),
             shape, zooms, config.orientation,

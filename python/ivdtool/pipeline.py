@@ -110,8 +110,10 @@ def adapt_preprocessing(
     """Return `base` with what is not None replaced.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value out of range, or both of `slices` and `slab_mm`.
     """
+    if slices is not None and slab_mm is not None:
+        raise UsageError("the slab is either so many slices or so many mm thick; give one of them")
     changes = {"slices": slices, "slab_mm": slab_mm, "normalisation": normalisation}
     try:
         return replace(base, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def write_report(evaluation: Evaluation, folder: Path, worst: int = 6) -> None:
     pictures = folder / "worst"
     try:
         pictures.mkdir(parents=True, exist_ok=True)
-        for old in pictures.glob("*.png"):
+        for old in pictures.glob("[0-9][0-9]*-*.png"):
             old.unlink()
     except OSError as error:
         raise UsageError(f"{folder}: cannot write the report: {error.strerror}") from error

@@ -6,9 +6,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ivdtool.errors import UsageError
-from ivdtool.files import LABEL_SUFFIX, atomic_writes, nifti_bytes, nifti_stem
-from ivdtool.labels import DiscLabels
+from ivdtool.errors import InputError, UsageError
+from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, atomic_writes, nifti_bytes, nifti_stem
+from ivdtool.labels import DiscLabels, read_labels
 
 __all__ = [
     "check_replaceable",
@@ -92,18 +92,41 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def check_replaceable(labels: Path) -> None:
-    """Check that a label image that nobody named is not one that ivdtool did not write.
+def check_replaceable(labels: Path, known_as_ours: bool = False) -> None:
+    """Check that where nobody named the label image no work of others is lost by writing it.
+
+    That is a label image or sidecar that ivdtool did not write, also under the other one of .nii
+    and .nii.gz, which has the same sidecar; or labels that were moved, added or removed since.
+
+    Args:
+        labels: the label image.
+        known_as_ours: ivdtool wrote them, even if no sidecar says so any more.
 
     Raises:
-        UsageError: it is.
+        UsageError: there is one.
     """
     with suppress(OSError):  # such as a name that is too long, of which writing complains
-        if labels.is_file() and not is_ours(labels):
+        stem = nifti_stem(labels)
+        images = [labels.with_name(stem + suffix) for suffix in NIFTI_SUFFIXES]
+        for path in filter(Path.is_file, (*images, sidecar_path(labels))):
+            if not (known_as_ours or is_ours(labels)):
+                problem = "ivdtool did not write these labels"
+            elif path in images and _is_edited(path):
+                problem = "these labels were edited since ivdtool wrote them"
+            else:
+                continue
             raise UsageError(
-                f"{labels}: ivdtool did not write these labels, and will not replace them; give "
-                "another output folder, or move them away"
+                f"{path}: {problem}, and it will not replace them; give another output folder, or "
+                "move them away"
             )
+
+
+def _is_edited(labels: Path) -> bool:
+    """Whether a label image is not as its sidecar says."""
+    try:
+        return bool(read_labels(labels).disputed)
+    except InputError:
+        return False  # damaged: nobody's work
 
 
 def write_labels(

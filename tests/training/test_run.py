@@ -137,7 +137,18 @@ def test_labels_that_are_never_certain_stay_out(
     assert read_toml(TrainingConfig, tmp_path / "run" / "config.toml").labels == (5, 6, 7, 8)
     (warning,) = listener.warnings
     assert "sub-3" in warning
-    assert "no disc that others are certain of; the image is skipped" in warning
+    assert "no disc that the training images are certain of; the image is skipped" in warning
+
+
+def test_without_an_image_of_val(spines: Path, quick: TrainingConfig, tmp_path: Path) -> None:
+    folder = shutil.copytree(spines, tmp_path / "data")
+    table = folder / "participants.tsv"
+    table.write_text(table.read_text(encoding="utf-8").replace("val", "test"), encoding="utf-8")
+    config = replace(quick, optimiser=replace(quick.optimiser, steps=1))
+    listener = Listener()
+    run_training([folder], config, tmp_path / "run", device="cpu", progress=listener)
+    (warning,) = listener.warnings
+    assert "no image of split val can be used" in warning
 
 
 def test_no_certain_disc_at_all(spines: Path, quick: TrainingConfig, tmp_path: Path) -> None:

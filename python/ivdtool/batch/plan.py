@@ -53,25 +53,23 @@ def make_plan(
 
     Raises:
         UsageError: the output of a scan holds the labels of another scan, or such as ivdtool did
-            not write.
+            not write, or that were edited since.
     """
     model, settings, plan = file_sha256(config.model), config.fingerprint(), Plan()
     for scan in scans:
         identity = _identity(scan, model, settings)
         row = manifest.find(scan.output)
-        if row is None or row.status == "failed":
-            check_replaceable(output / scan.output)
-        if row is None or not _is_same(row, identity, by_hash):
-            plan.label.append((scan, identity))
-        elif row.status == "failed":
-            if retry_failed:
-                plan.label.append((scan, identity))
-            else:
+        labels = output / scan.output
+        if row is not None and _is_same(row, identity, by_hash):
+            if row.status == "failed" and not retry_failed:
                 plan.failed.append(scan)
-        elif all(path.is_file() for path in output_files(output / scan.output, config)):
-            plan.skip.append(scan)
-        else:
-            plan.label.append((scan, identity))
+                continue
+            files = output_files(labels, config)
+            if row.status != "failed" and all(path.is_file() for path in files):
+                plan.skip.append(scan)
+                continue
+        check_replaceable(labels, known_as_ours=row is not None and row.status != "failed")
+        plan.label.append((scan, identity))
     return plan
 
 

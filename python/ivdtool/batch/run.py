@@ -10,11 +10,11 @@ from typing import Protocol
 
 from ivdtool.batch.derivatives import describe_derivatives
 from ivdtool.batch.inputs import Scan, Shard
-from ivdtool.batch.manifest import Identity, Manifest
+from ivdtool.batch.manifest import Manifest
 from ivdtool.batch.plan import Plan, make_plan
 from ivdtool.batch.progress import Progress
 from ivdtool.batch.summary import Summary, write_tables
-from ivdtool.batch.worker import BatchConfig, Outcome, Task, output_files
+from ivdtool.batch.worker import BatchConfig, Outcome, Task, output_files, stale_files
 from ivdtool.errors import UsageError
 from ivdtool.files import is_temporary, make_folder
 
@@ -96,7 +96,12 @@ def run_batch(
             labellers = stack.enter_context(executor(len(plan.label)))
             for outcome in labellers.run(tasks):
                 identity = identities.pop(outcome.key)
-                _record(manifest, outcome, identity, output_files(output / outcome.key, config))
+                labels = output / outcome.key
+                gone = stale_files(labels, config)
+                if outcome.labelled is None:  # an earlier run's, or of a worker that died too soon
+                    gone += output_files(labels, config)
+                _remove(gone)
+                manifest.record(outcome, identity)
                 counts["labelled" if outcome.labelled else "failed"] += 1
                 if outcome.attempts > 1 or outcome.kind in ("Timeout", "WorkerDied"):
                     disturbed.add((output / outcome.key).parent)
@@ -162,12 +167,10 @@ def _task(scan: Scan, output: Path, by_hash: bool) -> Task:
     return Task(scan.output, scan.input, str(output / scan.output), by_hash)
 
 
-def _record(manifest: Manifest, outcome: Outcome, identity: Identity, files: list[Path]) -> None:
-    if outcome.labelled is None:
-        for path in files:  # of an earlier run, or of a worker that died before it could report
-            with suppress(OSError):  # such as a folder of that name, for which the scan failed
-                path.unlink(missing_ok=True)
-    manifest.record(outcome, identity)
+def _remove(files: Iterable[Path]) -> None:
+    for path in files:
+        with suppress(OSError):  # such as a folder of that name, for which the scan failed
+            path.unlink(missing_ok=True)
 
 
 def _remove_temporaries(folders: Iterable[Path], output: Path, suffix: str) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "load_labeller",
     "output_files",
     "serve",
+    "stale_files",
 ]
 
 
@@ -157,6 +158,12 @@ def output_files(labels: Path, config: BatchConfig) -> list[Path]:
     if config.qc:
         files.append(picture_path(labels))
     return files
+
+
+def stale_files(labels: Path, config: BatchConfig) -> list[Path]:
+    """Return what earlier settings may have left beside labels, and these settings do not write."""
+    every = [labels, sidecar_path(labels), markups_path(labels), picture_path(labels)]
+    return [path for path in every if path not in output_files(labels, config)]
 
 
 def load_labeller(config: BatchConfig) -> Labeller:

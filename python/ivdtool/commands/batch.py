@@ -145,8 +145,10 @@ def batch(
     from ivdtool.batch.run import Resume, open_plan, run_batch
     from ivdtool.batch.worker import BatchConfig
     from ivdtool.bids import is_dataset
+    from ivdtool.constraints import Constraints
     from ivdtool.modelfile import model_path
 
+    Constraints.parse((), first_label, n_discs)  # a slip shows before anything is written
     part = None if shard is None else Shard.parse(shard)
     if scheduler is not None and executor != "dask":
         raise UsageError("--scheduler is for --executor dask")

@@ -56,9 +56,12 @@ def evaluate(
     Label-aware figures first, the papers' (label ignored) second, then by level. An image without a
     prediction counts as all missed.
     """
+    from ivdtool.files import check_place
     from ivdtool.reports import describe_evaluation, write_cases, write_figures
     from ivdtool.scoring import evaluate_folder
 
+    for file in filter(None, (json_file, csv_file)):
+        check_place(file)
     if report is not None:
         from ivdtool.diagrams import check_matplotlib
         from ivdtool.report_folder import write_report

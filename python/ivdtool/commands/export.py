@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ivdtool.commands.options import log_option
+from ivdtool.errors import UsageError
 
 __all__ = ["export"]
 
@@ -35,6 +36,8 @@ def export(
     from ivdtool.config import read_toml
     from ivdtool.training.release import ReleaseConfig, release_model
 
+    if output.suffix != ".pt":
+        raise UsageError(f"{output}: a model is a TorchScript file; give a name in .pt")
     settings = ReleaseConfig() if config_file is None else read_toml(ReleaseConfig, config_file)
     release_model(checkpoints, output, name or output.stem, settings, calibrate)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

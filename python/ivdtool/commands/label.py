@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["label"]
 
-FILE_SUFFIXES = (".nii", ".gz", ".png", ".json", ".nrrd", ".mha", ".mgz", ".jpg", ".pdf")
+FILE_SUFFIXES = (
+    ".nii", ".gz", ".png", ".json", ".nrrd", ".mha", ".mgz", ".img", ".hdr", ".jpg", ".tif", ".pdf",
+    ".csv", ".tsv", ".txt",
+)  # fmt: skip
 
 
 @click.command()
@@ -98,6 +101,8 @@ def label(
     paths = _find_images(images)
     if explain_tree is not None and len(paths) > 1:
         raise UsageError("--explain-tree draws the search of one image only")
+    if explain and as_json:
+        raise UsageError("--explain is a text for the terminal; leave --json out")
     if anchors and len(paths) > 1:
         raise UsageError("--anchor names a place in one image; label the images one by one")
 
@@ -133,7 +138,7 @@ def label(
             targets = Targets(outputs.get(path), pictures.get(path), reproducible)
             result = label_scan(path, loaded, config, which, targets)
         except IvdtoolError as error:
-            if len(paths) == 1:
+            if not many:
                 raise
             complain(error)
             documents.append({"Image": str(path), "Error": str(error)})
@@ -147,7 +152,7 @@ def label(
         if not (quiet or as_json):
             _print_discs(path, result, outputs.get(path))
         if explain or explain_tree is not None:
-            _explain(result, explain and not as_json, explain_tree)
+            _explain(result, explain, explain_tree)
         if verbose:
             _print_times({"start-up": start_up, **result.seconds})
     if as_json:
@@ -224,4 +229,4 @@ def _explain(result: "Result", to_terminal: bool, tree: Path | None) -> None:
 
 def _print_times(seconds: dict[str, float]) -> None:
     stages = "  ".join(f"{stage} {1000 * value:.0f}" for stage, value in seconds.items())
-    click.echo(f"  ms: {stages}  total {1000 * sum(seconds.values()):.0f}")
+    click.echo(f"  ms: {stages}  total {1000 * sum(seconds.values()):.0f}", err=True)

@@ -188,7 +188,9 @@ def _gather(
     labels = config.labels or _certain_labels(cases)
     for case in (*cases, *checks):
         if not set(labels).intersection(case.labels):
-            skipped[case.source] = f"{case.source.labels}: no disc that others are certain of"
+            skipped[case.source] = (
+                f"{case.source.labels}: no disc that the training images are certain of"
+            )
     for reason in skipped.values():
         progress.warn(f"{reason}; the image is skipped")
     cases, checks = (
@@ -197,6 +199,11 @@ def _gather(
     )
     if not cases:
         raise InputError(f"{datasets[0]}: no image of split train can be used, see above")
+    if not checks:
+        progress.warn(
+            f"{datasets[0]}: no image of split val can be used; figures of val say nothing, and the "
+            "last checkpoint is as good as the best"
+        )
     if config.optimiser.patience and not checks:
         raise UsageError(f"{datasets[0]}: to stop early (patience) needs images of split val")
     return _Material(
@@ -247,7 +254,10 @@ def mean_skeleton(cases: Sequence[Case], labels: Sequence[int]) -> Skeleton:
     try:
         skeleton = Skeleton.from_points(points)
     except ValueError as error:
-        raise InputError(f"training labels: no mean skeleton: {error}") from error
+        raise InputError(
+            f"training labels: no mean skeleton: {error}; add images that do, or set labels to those "
+            "of one region"
+        ) from error
     if skeleton.labels != tuple(labels):
         raise InputError(
             f"training labels cover {skeleton.labels[0]}..{skeleton.labels[-1]}, but the settings "
