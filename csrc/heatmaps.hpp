@@ -37,7 +37,6 @@ class HeatmapBuffer {
   HeatmapBuffer(std::size_t count, HeatmapShape shape)
       : shape_(shape), values_(count * shape.rows * shape.cols), drawn_(count) {}
 
-  std::size_t count() const { return drawn_.size(); }
   const float* values() const { return values_.data(); }  // (count, rows, cols)
   void draw(const Gaussians& gaussians);
 

@@ -79,11 +79,11 @@ ALLOWED = {
     "diagrams": "errors files",
     "reports": "__version__ discs evaluation files metadata.ModelInfo scoring.Evaluation",
     "comparison": "bids config errors files labels.Disc labels.DiscLabels methods.registry "
-    "preprocessing scoring training.checkpoint training.loop.TrainingConfig training.presets "
+    "plane preprocessing scoring training.checkpoint training.loop.TrainingConfig training.presets "
     "training.progress.Progress training.run volumes writers torch",
     "comparison_report": "__version__ comparison diagrams evaluation.Summary files report_folder "
     "reports",
-    "report_folder": "__version__ diagrams discs errors evaluation files labels overlay preprocessing "
+    "report_folder": "__version__ diagrams discs errors evaluation files labels overlay plane preprocessing "
     "reliability.Reliability reports scoring volumes.read_volume",
     "export": "files inference.INFO_FILE metadata.ModelInfo networks.blocks.Norm torch",
     "training.losses": "training.candidate_loss training.counts training.batches.Batch torch",

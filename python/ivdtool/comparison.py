@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nibabel.affines import apply_affine
 
 from ivdtool.bids import BidsImage, find_images
 from ivdtool.config import read_toml, to_dict
@@ -34,6 +33,7 @@ from ivdtool.errors import InputError, UsageError
 from ivdtool.files import atomic_write
 from ivdtool.labels import Disc, DiscLabels
 from ivdtool.methods.registry import Predictor, load_predictor
+from ivdtool.plane import plane_through
 from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
 from ivdtool.scoring import Evaluation, evaluate_folder, read_truth
 from ivdtool.training.checkpoint import load_checkpoint
@@ -72,6 +72,9 @@ class Budget:
         minutes: of training, validation aside. They become optimiser steps by the time that a
             step takes, which is measured beforehand, so that a run can be repeated exactly.
         steps: optimiser steps.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     minutes: float | None = None
@@ -446,9 +449,7 @@ def _prepare(image: BidsImage, config: PreprocessingConfig) -> tuple[Volume, Ima
     """The volume and its slab at the median plane of the annotated discs."""
     truth, _ = read_truth(image)
     volume = read_volume(image.path, volume=0)
-    lateral = volume.axes[0][0]
-    voxels = apply_affine(np.linalg.inv(volume.affine), np.array(list(truth.points.values())))
-    plane = float(np.clip(np.median(voxels[:, lateral]), 0, volume.shape[lateral] - 1))
+    plane = plane_through(volume, list(truth.points.values()))
     return volume, prepare_image(volume, config, plane)
 
 

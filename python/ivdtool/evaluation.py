@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "IDENTIFIED_MM",
     "TOLERANCE_MM",
     "CaseScore",
     "DiscScore",

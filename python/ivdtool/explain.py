@@ -13,7 +13,7 @@ from ivdtool.discs import disc_name
 from ivdtool.files import atomic_write
 from ivdtool.search import Assignment, TreeNode, search_skeleton
 
-__all__ = ["draw_tree", "explain_search", "write_tree"]
+__all__ = ["explain_search", "write_tree"]
 
 REASONS = {
     "order": "not far enough below the last disc",

@@ -30,6 +30,9 @@ class Calibration:
         score: weight of the heatmap value.
         margin: weight of log(1 + margin in mm^2), margins above 1000 mm^2 counting as that.
         neighbours: weight of the mean heatmap value of the discs of the image.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     intercept: float = -4.0
@@ -72,6 +75,9 @@ class ModelInfo:
         training: data hash, subjects, sources and licences, steps.
         accuracy: measured figures, per data set and split.
         ivdtool: version that wrote the file.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     name: str

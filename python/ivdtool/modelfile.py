@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ivdtool.errors import ModelError
 
-__all__ = ["BATCH_SIZE", "DEFAULT_MODEL", "model_path"]
+__all__ = ["BATCH_SIZE", "model_path"]
 
 DEFAULT_MODEL = "robust"
 BATCH_SIZE = 2  # images per network call: on CPUs as fast as more, in less memory: docs/batch.md

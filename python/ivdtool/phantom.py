@@ -75,6 +75,9 @@ class PhantomConfig:
         orientation: storage order of the voxel axes, a nibabel axis code such as "PIR".
         noise: standard deviation of the complex noise as a share of the brightest tissue.
         deface: blank the face, as public head images do.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     seed: int = 0

@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from nibabel.affines import apply_affine
 
 from ivdtool.errors import InputError
 from ivdtool.heatmaps import Heatmaps
 from ivdtool.preprocessing import Image, PreprocessingConfig, central_plane, prepare_image
 from ivdtool.volumes import Volume
 
-__all__ = ["PlaneConfig", "find_plane"]
+__all__ = ["PlaneConfig", "find_plane", "plane_through"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class PlaneConfig:
         step_mm: distance between two planes.
         reach_mm: how far from the middle of the volume, to either side, at first; 0 takes the
             middle.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     step_mm: float = 8.0
@@ -33,6 +38,13 @@ class PlaneConfig:
                 "step_mm must be positive, reach_mm finite and not negative, "
                 f"not {self.step_mm} and {self.reach_mm}"
             )
+
+
+def plane_through(volume: Volume, world_mm: npt.ArrayLike) -> float:
+    """Return the sagittal slice index (fractional) of points (N, 3), by the median; in the volume."""
+    lateral = volume.axes[0][0]
+    voxels = apply_affine(np.linalg.inv(volume.affine), np.asarray(world_mm))
+    return float(np.clip(np.median(voxels[:, lateral]), 0, volume.shape[lateral] - 1))
 
 
 def find_plane(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["BINS", "Reliability", "ReliabilityBin", "measure_reliability"]
+__all__ = ["Reliability", "ReliabilityBin", "measure_reliability"]
 
 BINS = 10
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from nibabel.affines import apply_affine
 
 from ivdtool import __version__
 from ivdtool.diagrams import check_matplotlib, new_figure, save_figure
@@ -16,6 +15,7 @@ from ivdtool.evaluation import CaseScore, Summary
 from ivdtool.files import atomic_write
 from ivdtool.labels import LabelPoints, read_labels
 from ivdtool.overlay import OverlayPoint, write_overlay
+from ivdtool.plane import plane_through
 from ivdtool.preprocessing import PreprocessingConfig, prepare_image
 from ivdtool.reliability import Reliability
 from ivdtool.reports import write_cases, write_discs, write_figures, write_summaries
@@ -138,10 +138,8 @@ def draw_comparison(own: ScoredImage, path: Path) -> None:
     volume = read_volume(own.image.path, volume=0)
     truth, ignored = read_truth(own.image)
     predicted = LabelPoints({}) if own.prediction is None else read_labels(own.prediction)
-    world = np.array(list(truth.points.values()))
-    voxels = apply_affine(np.linalg.inv(volume.affine), world)
-    lateral = volume.axes[0][0]
-    plane = float(np.clip(np.median(voxels[:, lateral]), 0, volume.shape[lateral] - 1))
+    world = list(truth.points.values())
+    plane = plane_through(volume, world)
     slab = prepare_image(volume, PreprocessingConfig(size_multiple=1), plane)
     found = {disc.label: disc.found for disc in own.score.discs}
     right = {prediction.label: prediction.right for prediction in own.score.predictions}

@@ -16,9 +16,6 @@ from ivdtool.metadata import ModelInfo
 from ivdtool.scoring import Evaluation
 
 __all__ = [
-    "LABEL_AWARE",
-    "LEVEL",
-    "PAPERS",
     "describe_evaluation",
     "describe_model",
     "format_table",

@@ -13,8 +13,6 @@ from ivdtool.labels import DiscLabels, read_labels
 __all__ = [
     "check_replaceable",
     "default_name",
-    "is_ours",
-    "markups_json",
     "markups_path",
     "picture_path",
     "sidecar_path",

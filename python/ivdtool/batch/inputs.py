@@ -61,7 +61,11 @@ class Filters:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` (from 1) of `count` parts of a batch."""
+    """Part `index` (from 1) of `count` parts of a batch.
+
+    Raises:
+        UsageError: a value out of range.
+    """
 
     index: int
     count: int

@@ -8,7 +8,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-__all__ = ["SIZE_MULTIPLE", "STRIDE", "Hourglass", "Norm", "Stem", "projection", "residuals"]
+__all__ = ["STRIDE", "Hourglass", "Norm", "Stem", "projection", "residuals"]
 
 STRIDE = 4  # image pixels per heatmap cell
 SIZE_MULTIPLE = 64  # the stem halves twice, the hourglass four times

@@ -41,6 +41,9 @@ class AugmentationConfig:
         coarse: share resampled to half or third resolution and back.
         occlude: share with smooth spots over discs and elsewhere, as where implants or painted
             marks hide the anatomy: the level must then be told from what is around.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     rotation_deg: float = 12.0

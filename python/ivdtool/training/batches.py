@@ -39,6 +39,9 @@ class BatchConfig:
         stride: image pixels per heatmap cell.
         group_power: a group of n images is drawn from with a weight of n ** group_power.
         group_weights: factors on that, by the group's source (the part before the colon).
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     size: int = 8

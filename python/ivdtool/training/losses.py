@@ -38,6 +38,9 @@ class LossConfig:
         beta: share of the discs' own distances, the rest goes to pair-wise ones.
         temperature: of the spatial softmax that turns a heatmap into a position, per unit of heat.
         samples: positions drawn from each heatmap and averaged (P2's T); 0 takes their mean.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     target: Target = "heatmaps"
