@@ -36,7 +36,8 @@ from ivdtool.errors import IvdtoolError
 from ivdtool.files import LABEL_SUFFIX, nifti_bytes
 from ivdtool.inference import Model, load_model
 from ivdtool.labelling import Targets, label_scan, method_config
-from ivdtool.phantom import make_phantom, random_config
+from ivdtool.phantom import make_phantom
+from ivdtool.phantom_dataset import random_config
 from ivdtool.writers import default_name, sidecar_path
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

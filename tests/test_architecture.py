@@ -48,12 +48,14 @@ ALLOWED = {
     "skeleton": "discs",
     "search": "_core candidates.Candidates skeleton.Skeleton",
     "verdict": "discs labels.Verdict preprocessing.Grid search.Assignment",
-    "explain": "candidates.Candidates discs files search",
+    "explain": "discs search.Assignment",
+    "search_tree": "candidates.Candidates discs explain.REASONS files search",
     "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",
     "writers": "errors files labels.DiscLabels labels.read_labels",
     "overlay": "files",
-    "phantom": "discs errors files writers",
+    "phantom": "discs",
+    "phantom_dataset": "errors files phantom writers",
     # the stages together
     "labelling": "errors inference.Model metadata.ModelInfo pipeline volumes.read_volume writers | overlay",
     "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
@@ -129,7 +131,7 @@ ALLOWED = {
     "benchmark.heatmaps": "benchmark.timing heatmaps",
     "benchmark.candidates": "benchmark.heatmaps benchmark.timing candidates heatmaps",
     "benchmark.search": "_core benchmark.timing candidates.CandidateConfig candidates.Candidates discs search skeleton.Skeleton",
-    "benchmark.pipeline": "benchmark.timing files heatmaps.Heatmaps inference labels.DiscLabels phantom "
+    "benchmark.pipeline": "benchmark.timing files heatmaps.Heatmaps inference labels.DiscLabels phantom phantom_dataset "
     "pipeline preprocessing.Image volumes writers",
     "benchmark.report": "__version__ benchmark errors files",
     "benchmark.__init__": "",

@@ -18,7 +18,8 @@ from tests.test_batch import contents, table
 from ivdtool.cli import main
 from ivdtool.errors import IvdtoolError
 from ivdtool.files import is_temporary, nifti_bytes
-from ivdtool.phantom import Region, make_phantom, random_config
+from ivdtool.phantom import Region, make_phantom
+from ivdtool.phantom_dataset import random_config
 
 Run = Callable[..., tuple[int, str, str]]
 SUFFIX = "_label-discs_dlabel"

@@ -19,7 +19,8 @@ from ivdtool.batch.run import Resume, run_batch
 from ivdtool.batch.worker import Outcome, Task
 from ivdtool.errors import IvdtoolError, UsageError
 from ivdtool.files import nifti_bytes
-from ivdtool.phantom import make_phantom, random_config
+from ivdtool.phantom import make_phantom
+from ivdtool.phantom_dataset import random_config
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")

@@ -15,7 +15,8 @@ import pytest
 from ivdtool.checks import KINDS, Problem, check_dataset
 from ivdtool.errors import InputError
 from ivdtool.inference import load_model
-from ivdtool.phantom import Phantom, write_phantoms
+from ivdtool.phantom import Phantom
+from ivdtool.phantom_dataset import write_phantoms
 from ivdtool.skeleton import Skeleton
 
 SUBJECTS = ("sub-01", "sub-02", "sub-03")

@@ -22,7 +22,8 @@ from ivdtool.commands.imports import heavy_imports
 from ivdtool.discs import disc_name
 from ivdtool.inference import INFO_FILE
 from ivdtool.modelfile import model_path
-from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config, write_phantoms
+from ivdtool.phantom import Phantom, PhantomConfig, make_phantom
+from ivdtool.phantom_dataset import random_config, write_phantoms
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -10,7 +10,7 @@ from benchmarks import crossval
 from ivdtool.bids import BidsImage, find_images
 from ivdtool.config import to_toml
 from ivdtool.measurement import measure_skeleton
-from ivdtool.phantom import write_phantoms
+from ivdtool.phantom_dataset import write_phantoms
 from ivdtool.training.batches import BatchConfig
 from ivdtool.training.checkpoint import load_checkpoint
 from ivdtool.training.loop import OptimiserConfig, TrainingConfig

@@ -13,7 +13,7 @@ from ivdtool.measurement import (
     read_skeleton,
     write_skeleton,
 )
-from ivdtool.phantom import write_phantoms
+from ivdtool.phantom_dataset import write_phantoms
 
 
 @pytest.fixture(scope="module")

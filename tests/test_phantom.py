@@ -14,17 +14,8 @@ import pytest
 
 from ivdtool.discs import ALL_LABELS
 from ivdtool.errors import UsageError
-from ivdtool.phantom import (
-    BORDER_MM,
-    THIN_MM,
-    Contrast,
-    Phantom,
-    PhantomConfig,
-    Region,
-    make_phantom,
-    random_config,
-    write_phantoms,
-)
+from ivdtool.phantom import BORDER_MM, Contrast, Phantom, PhantomConfig, Region, make_phantom
+from ivdtool.phantom_dataset import THIN_MM, random_config, write_phantoms
 
 SMALL = PhantomConfig(seed=3, spacing_mm=2.0, slices=5, width_mm=160.0)
 ORIENTATIONS = ("PIR", "RAS", "LAS", "PSR", "ASR", "PIL", "LPS", "PSL", "RPI", "LIA", "SAL")
@@ -207,12 +198,6 @@ def test_random_configs_vary() -> None:
     share = np.mean([config.region == "cervical" for config in configs])
     assert 0.2 < share < 0.4
     assert configs == [random_config(seed) for seed in range(300)]
-
-
-def test_some_columns_sway_far() -> None:
-    sways = [random_config(seed).scoliosis_mm for seed in range(300)]
-    assert 0.1 < np.mean([sway > 6 for sway in sways]) < 0.25
-    assert max(sways) > 12
 
 
 @pytest.mark.parametrize(

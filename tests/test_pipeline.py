@@ -18,7 +18,8 @@ from ivdtool.errors import NoDiscError
 from ivdtool.heatmaps import Heatmaps, draw_heatmaps, pixels_to_cells
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import DiscLabels
-from ivdtool.phantom import Phantom, PhantomConfig, make_phantom, random_config
+from ivdtool.phantom import Phantom, PhantomConfig, make_phantom
+from ivdtool.phantom_dataset import random_config
 from ivdtool.pipeline import LabelConfig, PlaneConfig, _judge, label_discs
 from ivdtool.preprocessing import Image, prepare_image
 from ivdtool.verdict import Evidence

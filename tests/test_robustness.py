@@ -15,7 +15,7 @@ from benchmarks.robustness import CHANGES, Outcome, change_volume, judge, summar
 from nibabel.affines import apply_affine
 
 from ivdtool.labels import Disc, DiscLabels, LabelPoints
-from ivdtool.phantom import write_phantoms
+from ivdtool.phantom_dataset import write_phantoms
 from ivdtool.volumes import Volume
 
 Points = dict[int, npt.NDArray[np.float64]]

@@ -20,7 +20,7 @@ import torch
 from ivdtool.config import from_dict, read_toml, to_toml
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import nifti_bytes
-from ivdtool.phantom import write_phantoms
+from ivdtool.phantom_dataset import write_phantoms
 from ivdtool.skeleton import Skeleton
 from ivdtool.training import slabs
 from ivdtool.training.checkpoint import load_checkpoint, save_checkpoint

@@ -17,7 +17,8 @@ from ivdtool.files import nifti_bytes
 from ivdtool.heatmaps import Heatmaps
 from ivdtool.inference import Model, load_model
 from ivdtool.labels import DiscLabels
-from ivdtool.phantom import Region, make_phantom, random_config
+from ivdtool.phantom import Region, make_phantom
+from ivdtool.phantom_dataset import random_config
 from ivdtool.pipeline import LabelConfig, label_discs
 from ivdtool.preprocessing import Image
 from ivdtool.volumes import Volume, read_volume

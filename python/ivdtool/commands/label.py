@@ -219,7 +219,8 @@ def _print_discs(path: Path, result: "Result", output: Path | None) -> None:
 
 
 def _explain(result: "Result", to_terminal: bool, tree: Path | None) -> None:
-    from ivdtool.explain import explain_search, write_tree
+    from ivdtool.explain import explain_search
+    from ivdtool.search_tree import write_tree
 
     if to_terminal:
         click.echo(explain_search(result.assignment))

@@ -34,7 +34,7 @@ def phantom(
     slices: int | None,
 ) -> None:
     """Write synthetic spine volumes with exact labels as a BIDS data set."""
-    from ivdtool.phantom import write_phantoms
+    from ivdtool.phantom_dataset import write_phantoms
 
     write_phantoms(
         output, count, seed, region=region, contrast=contrast, spacing_mm=spacing_mm, slices=slices
