@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -51,6 +54,25 @@ def test_same_seed_same_bytes() -> None:
     assert first.sidecar() == again.sidecar()
     other = make_phantom(replace(SMALL, seed=4))
     assert first.sidecar() != other.sidecar()
+
+
+def test_threads_change_nothing() -> None:
+    """A sum in another order differs in the last bit, which now and then is another voxel value."""
+    code = (
+        "import hashlib; from dataclasses import replace; from ivdtool.phantom import make_phantom; "
+        "from ivdtool.phantom_dataset import random_config; c = random_config(90000, 'lumbar'); "
+        "p = make_phantom(replace(c, slices=3, thickness_mm=2.5, lateral_mm=0.0)); "
+        "print(hashlib.sha256(p.image.to_bytes()).hexdigest())"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for threads in ("1", "2")
+    }  # fmt: skip
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)

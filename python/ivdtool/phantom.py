@@ -394,7 +394,9 @@ def _smooth_field(
         weights.append((weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32))
         counts.append(len(nodes))
     noise = rng.standard_normal(counts, dtype=np.float32)
-    field: _Floats = weights[0] @ noise @ weights[1].T
+    # no BLAS: its sums depend on the number of threads, in the last bit
+    across: _Floats = np.einsum("ij,cj->ic", noise, weights[1])
+    field: _Floats = np.einsum("ri,ic->rc", weights[0], across)
     return field
 
 
