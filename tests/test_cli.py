@@ -127,7 +127,7 @@ def test_label_writes_image_sidecar_and_picture(run: Run, scan: Path, tmp_path: 
     assert len(sidecar["GeneratedBy"][0]["ModelSHA256"]) == 64
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "L5/S1" in out
-    assert "network" in out
+    assert "network" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["discs.json", "discs.nii.gz", "discs.png"]
 
 

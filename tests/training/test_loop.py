@@ -498,7 +498,7 @@ def test_refused_settings(wrong: dict[str, Any], message: str) -> None:
     "wrong",
     [
         {"steps": 0}, {"steps_per_epoch": 0}, {"average": 1.0}, {"epochs": 0}, {"patience": -1},
-        {"learning_rate": 0.0}, {"max_norm": -1.0}, {"warmup": -3}, {"weight_decay": -0.1},
+        {"learning_rate": -1e-3}, {"max_norm": -1.0}, {"warmup": -3}, {"weight_decay": -0.1},
     ],
 )  # fmt: skip
 def test_refused_optimiser_settings(wrong: dict[str, Any]) -> None:

@@ -80,11 +80,10 @@ class OptimiserConfig:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must lie in 0..1, not {self.average}")
-        if not 0 < self.learning_rate < math.inf or not self.max_norm > 0:
-            raise ValueError(
-                "learning_rate and max_norm must be positive, not "
-                f"{self.learning_rate} and {self.max_norm}"
-            )
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must not be negative, not {self.learning_rate}")
+        if not self.max_norm > 0:  # a negative one would turn gradients round
+            raise ValueError(f"max_norm must be positive, not {self.max_norm}")
         for name in ("warmup", "weight_decay", "patience"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
