@@ -36,10 +36,11 @@ ALLOWED = {
     "networks.ensemble": "torch",
     "networks.__init__": "",
     "model": "networks torch",
+    "device": "errors torch",
     "metadata": "candidates.CandidateConfig config discs levels.LevelCalibration "
     "preprocessing.PreprocessingConfig search.SearchConfig skeleton.Skeleton verdict.Judge",
     "modelfile": "errors",
-    "inference": "errors files modelfile heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
+    "inference": "device errors files modelfile heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
     "preprocessing.Image torch",
     "constraints": "candidates.Candidates discs errors preprocessing.Grid search skeleton.Skeleton",
     "levels": "discs search.Assignment",
@@ -80,7 +81,7 @@ ALLOWED = {
     "scoring": "bids discs errors evaluation files labels reliability volumes",
     "diagrams": "errors files",
     "reports": "__version__ discs evaluation files metadata.ModelInfo scoring.Evaluation",
-    "comparison": "bids config errors files labels.Disc labels.DiscLabels methods.registry "
+    "comparison": "bids config device errors files labels.Disc labels.DiscLabels methods.registry "
     "plane preprocessing scoring training.checkpoint training.loop.TrainingConfig training.presets "
     "training.progress.Progress training.run volumes writers torch",
     "comparison_report": "__version__ comparison diagrams evaluation.Summary files report_folder "
@@ -98,10 +99,10 @@ ALLOWED = {
     "training.stream": "training.batches.Batch torch",
     "training.slabs": "errors files labels preprocessing training.dataset volumes",
     "training.checkpoint": "errors files model torch",
-    "training.engine": "errors torch",
-    "training.history": "files | torch",
+    "training.engine": "device errors torch",
+    "training.history": "diagrams files | torch",
     "training.progress": "",
-    "training.loop": "config discs errors model preprocessing.PreprocessingConfig "
+    "training.loop": "config discs errors model preprocessing.PreprocessingConfig skeleton.Skeleton "
     "training.augmentation training.batches training.checkpoint training.dataset.Case "
     "training.engine.Precision "
     "training.history training.losses training.stream torch",
@@ -109,7 +110,7 @@ ALLOWED = {
     "training.run": "config discs errors files methods.registry skeleton.Skeleton "
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
-    "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates config errors export "
+    "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates errors export "
     "inference levels metadata.ModelInfo model.STRIDE networks.ensemble.Ensemble pipeline.credible "
     "preprocessing search skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
     "verdict torch",
@@ -124,7 +125,7 @@ ALLOWED = {
     "model.STRIDE skeleton.Skeleton training.candidate_loss torch",
     "methods.template": "candidates config heatmaps methods.method methods.pose "
     "networks.template skeleton.Skeleton training.checkpoint training.dataset training.loop torch",
-    "methods.registry": "config errors methods preprocessing.PreprocessingConfig skeleton.Skeleton "
+    "methods.registry": "methods preprocessing.PreprocessingConfig skeleton.Skeleton "
     "training.checkpoint training.loop torch",
     "methods.__init__": "",
     "benchmark.timing": "errors",

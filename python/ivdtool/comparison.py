@@ -29,6 +29,7 @@ import torch
 
 from ivdtool.bids import BidsImage, find_images
 from ivdtool.config import read_toml, to_dict
+from ivdtool.device import choose_device
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import atomic_write
 from ivdtool.labels import Disc, DiscLabels
@@ -193,14 +194,14 @@ def compare_methods(
     Raises:
         InputError: the data set is unusable.
         ModelError: a checkpoint in `folder` is unusable.
-        UsageError: settings are refused, or `folder` holds runs on other data, with another
+        UsageError: settings are refused, no CUDA device, or `folder` holds runs on other data, with another
             budget, or other settings.
     """
     settings = _read_all(methods)
     images = _scored_images(dataset, split)
     for image in images:  # an unusable one is found now, not after hours
         _prepare(image, PreprocessingConfig())
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    place = choose_device(device).type
     if threads is not None:
         torch.set_num_threads(threads)
     account = _open_account(folder, dataset, budget)

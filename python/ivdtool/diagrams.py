@@ -26,9 +26,7 @@ def new_figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UsageError(
-            "the report's diagrams need matplotlib: pip install 'ivdtool[report]'"
-        ) from error
+        raise UsageError("diagrams need matplotlib: pip install 'ivdtool[report]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

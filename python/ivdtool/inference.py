@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ivdtool.errors import ModelError, UsageError
+from ivdtool.device import choose_device
+from ivdtool.errors import ModelError
 from ivdtool.files import check_archive
 from ivdtool.heatmaps import Heatmaps, cells_to_pixels
 from ivdtool.metadata import ModelInfo
@@ -88,7 +89,7 @@ def load_model(
         UsageError: the device is not there.
     """
     path = model_path(model)
-    place = _device(device)
+    place = choose_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -123,11 +124,3 @@ def _is_checkpoint(content: bytes) -> bool:
     except zipfile.BadZipFile:
         return False
     return "data.pkl" in names and "constants.pkl" not in names
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device here; use --device cpu")
-    return torch.device(name)

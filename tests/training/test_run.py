@@ -25,9 +25,9 @@ from ivdtool.skeleton import Skeleton
 from ivdtool.training import slabs
 from ivdtool.training.checkpoint import load_checkpoint, save_checkpoint
 from ivdtool.training.dataset import Case, Source
-from ivdtool.training.loop import TrainingConfig
+from ivdtool.training.loop import TrainingConfig, settings_of
 from ivdtool.training.progress import Progress
-from ivdtool.training.run import mean_skeleton, run_training, settings_of
+from ivdtool.training.run import mean_skeleton, run_training
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ KILLED_AT_STEP_3 = """
 import os, signal, sys
 from pathlib import Path
 from ivdtool.config import read_toml
-from ivdtool.training.loop import TrainingConfig
+from ivdtool.training.loop import TrainingConfig, settings_of
 from ivdtool.training.progress import Progress
 from ivdtool.training.run import run_training
 

@@ -64,10 +64,10 @@ def train(
 
     from ivdtool.training.checkpoint import load_checkpoint
     from ivdtool.training.engine import is_first_process, require_extra
-    from ivdtool.training.loop import TrainingConfig
+    from ivdtool.training.loop import TrainingConfig, settings_of
     from ivdtool.training.presets import read_settings
     from ivdtool.training.progress import Progress, terminal_progress
-    from ivdtool.training.run import run_training, settings_of
+    from ivdtool.training.run import run_training
 
     require_extra()
     if resume and (settings, initial, steps, seed, deterministic) != (None, (), None, None, False):

@@ -7,8 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from ivdtool.config import from_dict
-from ivdtool.errors import ModelError
 from ivdtool.methods.counting import Counting
 from ivdtool.methods.lookonce import LookOnce
 from ivdtool.methods.method import Discs, Method
@@ -17,7 +15,7 @@ from ivdtool.methods.template import TemplateMatching
 from ivdtool.preprocessing import PreprocessingConfig
 from ivdtool.skeleton import Skeleton
 from ivdtool.training.checkpoint import load_checkpoint
-from ivdtool.training.loop import TrainingConfig
+from ivdtool.training.loop import settings_of, skeleton_of
 
 __all__ = ["Predictor", "load_predictor", "method_of"]
 
@@ -67,11 +65,10 @@ def load_predictor(
         ModelError: the checkpoint is unusable.
     """
     checkpoint = load_checkpoint(checkpoint_file)
-    try:
-        config = from_dict(TrainingConfig, checkpoint.config)
-        skeleton = Skeleton.from_dict(checkpoint.skeleton)
-    except ValueError as error:
-        raise ModelError(f"{checkpoint_file}: unusable settings: {error}") from error
+    config, skeleton = (
+        settings_of(checkpoint, checkpoint_file),
+        skeleton_of(checkpoint, checkpoint_file),
+    )
     network = checkpoint.build_network().to(device)
     method = method_of(checkpoint.network)
     return Predictor(method, network, skeleton, config.preprocessing, search)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ivdtool.diagrams import new_figure, save_figure
 from ivdtool.files import atomic_write
 
 __all__ = ["Recorder", "draw_curves", "epochs_without_gain", "is_best"]
@@ -72,11 +73,9 @@ class Recorder:
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """Draw loss, label-aware figures and distance on val over the steps, as PNG."""
-    from matplotlib.figure import Figure
-
     steps = [row["step"] for row in rows]
     best = max(i for i in range(len(rows)) if is_best(rows[: i + 1]))
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = new_figure(12, 4)
     panels = figure.subplots(1, 3)
     for axes, title, names in (
         (panels[0], "training loss", ("loss",)),
@@ -92,5 +91,4 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         axes.legend()
     if all(row["loss"] > 0 for row in rows):
         panels[0].set_yscale("log")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(figure, path)

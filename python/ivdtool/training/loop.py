@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ivdtool.config import to_dict
+from ivdtool.config import from_dict, to_dict
 from ivdtool.discs import ALL_LABELS
-from ivdtool.errors import UsageError
+from ivdtool.errors import ModelError, UsageError
 from ivdtool.model import STRIDE, TARGETS, build_network
 from ivdtool.preprocessing import PreprocessingConfig
+from ivdtool.skeleton import Skeleton
 from ivdtool.training.augmentation import AugmentationConfig
 from ivdtool.training.batches import Batch, BatchConfig, BatchMaker
 from ivdtool.training.checkpoint import Checkpoint, save_checkpoint
@@ -29,7 +30,7 @@ from ivdtool.training.stream import stream_batches
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["OptimiserConfig", "TrainingConfig", "train_network"]
+__all__ = ["OptimiserConfig", "TrainingConfig", "settings_of", "skeleton_of", "train_network"]
 
 Metrics = Mapping[str, float]
 
@@ -157,6 +158,30 @@ class _State:
     optimizer: torch.optim.Optimizer
     step: int
     history: list[Metrics]
+
+
+def settings_of(checkpoint: Checkpoint, path: Path) -> TrainingConfig:
+    """Return the settings that the checkpoint in the file `path` was trained with.
+
+    Raises:
+        ModelError: they are unusable.
+    """
+    try:
+        return from_dict(TrainingConfig, checkpoint.config)
+    except ValueError as error:
+        raise ModelError(f"{path}: unusable settings: {error}") from error
+
+
+def skeleton_of(checkpoint: Checkpoint, path: Path) -> Skeleton:
+    """Return the mean skeleton in the checkpoint in the file `path`.
+
+    Raises:
+        ModelError: it is unusable.
+    """
+    try:
+        return Skeleton.from_dict(checkpoint.skeleton)
+    except ValueError as error:
+        raise ModelError(f"{path}: unusable skeleton: {error}") from error
 
 
 def train_network(

@@ -16,7 +16,6 @@ from torch import nn
 from ivdtool import __version__
 from ivdtool.calibration import fit_calibration, fit_judge, fit_level_calibration
 from ivdtool.candidates import CandidateConfig, find_candidates
-from ivdtool.config import from_dict
 from ivdtool.errors import InputError, ModelError, UsageError
 from ivdtool.evaluation import TOLERANCE_MM
 from ivdtool.export import export_model
@@ -32,7 +31,7 @@ from ivdtool.skeleton import Skeleton
 from ivdtool.training.augmentation import AugmentationConfig, Crop, augment
 from ivdtool.training.checkpoint import load_checkpoint
 from ivdtool.training.dataset import UNSURE_MM, Case, find_sources, load_case
-from ivdtool.training.loop import TrainingConfig
+from ivdtool.training.loop import TrainingConfig, settings_of, skeleton_of
 from ivdtool.verdict import Evidence, gather_evidence
 
 __all__ = ["ReleaseConfig", "release_model"]
@@ -147,15 +146,11 @@ def _read_member(path: Path) -> _Member:
             f"{path}: network {checkpoint.network} does not draw a heatmap per disc, "
             "which is what labelling works with; export one of hourglass or hca"
         )
-    try:
-        settings = from_dict(TrainingConfig, checkpoint.config)
-        if settings.labels is None:
-            raise ValueError("labels are left open")
-        skeleton = Skeleton.from_dict(checkpoint.skeleton)
-        if skeleton.labels != settings.labels:
-            raise ValueError("the skeleton has other labels than the network")
-    except ValueError as error:
-        raise ModelError(f"{path}: unusable settings: {error}") from error
+    settings, skeleton = settings_of(checkpoint, path), skeleton_of(checkpoint, path)
+    if skeleton.labels != settings.labels:
+        raise ModelError(
+            f"{path}: unusable settings: the skeleton has other labels than the network"
+        )
     return _Member(
         checkpoint.build_network(),
         settings,

@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from ivdtool.config import from_dict, read_toml, to_toml
+from ivdtool.config import read_toml, to_toml
 from ivdtool.discs import ALL_LABELS
-from ivdtool.errors import InputError, ModelError, UsageError
+from ivdtool.errors import InputError, UsageError
 from ivdtool.files import atomic_write, file_sha256, make_folder
 from ivdtool.methods.registry import method_of
 from ivdtool.skeleton import Skeleton
 from ivdtool.training.checkpoint import Checkpoint, load_checkpoint, mean_checkpoint
 from ivdtool.training.dataset import Case, Source, find_sources
 from ivdtool.training.engine import start_fabric, stop_fabric
-from ivdtool.training.loop import TrainingConfig
+from ivdtool.training.loop import TrainingConfig, settings_of, skeleton_of
 from ivdtool.training.progress import Progress
 from ivdtool.training.slabs import SlabConfig, prepare_cases
 
-__all__ = ["mean_skeleton", "run_training", "settings_of"]
+__all__ = ["mean_skeleton", "run_training"]
 
 MAX_WORKERS = 8  # what a GPU needs to be kept busy
 
@@ -100,7 +100,12 @@ def run_training(
     material = None
     if fabric.is_global_zero:
         folder = run.absolute().parent / "slab-cache" if cache is None else cache
-        material = _gather(datasets, config, before or start, folder, progress)
+        skeleton = None
+        if before is not None:
+            skeleton = skeleton_of(before, run / "last.pt")
+        elif start is not None:
+            skeleton = skeleton_of(start, initial[0])
+        material = _gather(datasets, config, skeleton, folder, progress)
         if before is None:
             if initial:
                 material.data["initial_sha256"] = [file_sha256(path) for path in initial]
@@ -132,18 +137,6 @@ def run_training(
     return last
 
 
-def settings_of(checkpoint: Checkpoint, path: Path) -> TrainingConfig:
-    """Return the settings that the checkpoint in the file `path` was trained with.
-
-    Raises:
-        ModelError: they are unusable.
-    """
-    try:
-        return from_dict(TrainingConfig, checkpoint.config)
-    except ValueError as error:
-        raise ModelError(f"{path}: unusable settings: {error}") from error
-
-
 def _agreed(config: TrainingConfig, start: Checkpoint, path: Path) -> TrainingConfig:
     """The settings, with the checkpoint's labels if they leave them open; one network, or else."""
     theirs = settings_of(start, path)
@@ -160,7 +153,7 @@ def _agreed(config: TrainingConfig, start: Checkpoint, path: Path) -> TrainingCo
 def _gather(
     datasets: Sequence[Path],
     config: TrainingConfig,
-    checkpoint: Checkpoint | None,
+    skeleton: Skeleton | None,
     cache: Path,
     progress: Progress,
 ) -> _Material:
@@ -214,16 +207,9 @@ def _gather(
         ),
         cases=cases,
         checks=checks,
-        skeleton=mean_skeleton(cases, labels) if checkpoint is None else _skeleton_of(checkpoint),
+        skeleton=skeleton or mean_skeleton(cases, labels),
         data=_manifest(cases, checks, skipped),
     )
-
-
-def _skeleton_of(checkpoint: Checkpoint) -> Skeleton:
-    try:
-        return Skeleton.from_dict(checkpoint.skeleton)
-    except ValueError as error:
-        raise ModelError(f"checkpoint: unusable skeleton: {error}") from error
 
 
 def _certain_labels(cases: Sequence[Case]) -> tuple[int, ...]:
