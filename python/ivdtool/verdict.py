@@ -20,9 +20,9 @@ from ivdtool.preprocessing import Grid
 from ivdtool.search import Assignment
 
 ANCHOR_ROOM_MM = 25.0
-"""Of the body that C2/C3 or L5/S1 borders on this much must be in view, or it is nothing to tell the
-level by: the last disc above the border may pass for L5/S1. On val it takes 16 of 193 right and 2 of
-7 wrong windows out of those called certain; of the images as given, none."""
+"""So much must be in view beyond C2/C3 or L5/S1, or it is nothing to tell the level by: the last disc
+above the border may pass for L5/S1. On val, 16 of 193 right and 2 of 7 wrong windows are not called
+certain any more; of the images as given, none."""
 
 __all__ = ["Evidence", "Judge", "gather_evidence"]
 
