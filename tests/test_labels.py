@@ -418,7 +418,10 @@ def test_bad_images_are_refused(
         '{"Discs": 3}',
         '{"UnknownLabels": ["a"]}',
         "\x00\xff",
+        f'{{"Discs": [{{"label": 3, "world_mm": [1{"0" * 400}, 0, 0]}}]}}',
+        "[" * 100_000,
     ],
+    ids=lambda text: text[:40],
 )
 def test_bad_sidecars_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"

@@ -52,7 +52,7 @@ def test_no_labels_are_an_error(tmp_path: Path) -> None:
         measure_skeleton([tmp_path])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", "[" * 100_000], ids=len)
 def test_damaged_files_are_an_error(tmp_path: Path, text: str) -> None:
     file = tmp_path / "skeleton.json"
     file.write_text(text)

@@ -353,7 +353,9 @@ def _read_sidecar(path: Path) -> LabelPoints:
         )
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
         raise InputError(f"{path}: not a disc label sidecar: {error}") from error
 
 
