@@ -42,7 +42,8 @@ using Pair = std::pair<double, double>;
 template <typename... Arrays>
 void require_aligned(const Arrays&... arrays) {
   constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  require((((arrays.flags() & kAligned) != 0) && ...), "arrays must be aligned to their items");
+  require((py::detail::check_flags(arrays.ptr(), kAligned) && ...),
+          "arrays must be aligned to their items");
 }
 
 ivdtool::Gaussians gaussians(const DoubleArray& points, const BoolArray& visible, Pair sigma) {
