@@ -6,7 +6,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ivdtool.candidates import Candidates
+from ivdtool.skeleton import Skeleton
+
 Array = npt.NDArray[Any]
+
+SKELETON = Skeleton(
+    labels=(20, 21, 22, 23),
+    mean_mm=np.stack([30.0 * np.arange(4), np.zeros(4)], axis=1),
+    disc_sd_mm=np.full(4, 2.0),
+    step_sd_mm=np.full(3, 2.0),
+    missing_rate=np.zeros(4),
+)
+CANDIDATES = Candidates(
+    positions=np.array([[10, 50], [13, 58], [40, 52], [66, 50], [71, 49], [101, 50.0]]),
+    scores=np.array([0.9, 0.5, 0.8, 0.4, 0.7, 0.9]),
+    offsets=np.array([0, 2, 3, 5, 6]),
+    labels=(20, 21, 22, 23),
+    spacing_mm=(1.0, 1.0),
+)
 
 
 def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[str, Any]:

@@ -2,26 +2,11 @@
 
 import numpy as np
 import pytest
+from tests.problems import CANDIDATES, SKELETON
 
 from ivdtool.candidates import Candidates
 from ivdtool.explain import explain_search
 from ivdtool.search import SearchConfig, search_skeleton
-from ivdtool.skeleton import Skeleton
-
-SKELETON = Skeleton(
-    labels=(20, 21, 22, 23),
-    mean_mm=np.stack([30.0 * np.arange(4), np.zeros(4)], axis=1),
-    disc_sd_mm=np.full(4, 2.0),
-    step_sd_mm=np.full(3, 2.0),
-    missing_rate=np.zeros(4),
-)
-CANDIDATES = Candidates(
-    positions=np.array([[10, 50], [13, 58], [40, 52], [66, 50], [71, 49], [101, 50.0]]),
-    scores=np.array([0.9, 0.5, 0.8, 0.4, 0.7, 0.9]),
-    offsets=np.array([0, 2, 3, 5, 6]),
-    labels=(20, 21, 22, 23),
-    spacing_mm=(1.0, 1.0),
-)
 
 
 def account(config: SearchConfig, candidates: Candidates = CANDIDATES) -> str:

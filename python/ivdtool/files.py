@@ -145,19 +145,24 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_archive(content: bytes) -> None:
+def check_archive(content: bytes) -> set[str]:
     """Check the sums in a zip file, which torch does not: it loads weights with flipped bits.
+
+    Returns:
+        The names of what is in it, without folders.
 
     Raises:
         ValueError: the file is damaged or no zip file.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = {PurePath(name).name for name in archive.namelist()}
             damaged = archive.testzip()
     except (RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(str(error) or "end of file") from error
     if damaged is not None:
         raise ValueError(f"checksum of {damaged}")
+    return names
 
 
 def check_place(path: Path) -> None:

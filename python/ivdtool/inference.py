@@ -3,10 +3,9 @@
 import hashlib
 import io
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,12 @@ def load_model(
         torch.set_num_threads(threads)
     try:
         content = path.read_bytes()
-        check_archive(content)
+        names = check_archive(content)
+        if "data.pkl" in names and "constants.pkl" not in names:  # which TorchScript has beside it
+            raise ModelError(
+                f"{path}: a checkpoint of training, not a model; make one of it with "
+                "`ivdtool export`"
+            )
         extra = {INFO_FILE: b""}
         # TorchScript executes what the archive holds, but no Python
         with warnings.catch_warnings():
@@ -106,21 +110,6 @@ def load_model(
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     except (RuntimeError, ValueError) as error:
-        if _is_checkpoint(content):
-            raise ModelError(
-                f"{path}: a checkpoint of training, not a model; make one of it with "
-                "`ivdtool export`"
-            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{path}: damaged or not an ivdtool model file ({reason})") from error
     return Model(info, hashlib.sha256(content).hexdigest(), network.eval(), place, batch_size)
-
-
-def _is_checkpoint(content: bytes) -> bool:
-    """Whether a file is what `torch.save` writes; TorchScript has constants and code beside it."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = {PurePath(name).name for name in archive.namelist()}
-    except zipfile.BadZipFile:
-        return False
-    return "data.pkl" in names and "constants.pkl" not in names

@@ -19,12 +19,12 @@ from ivdtool.labels import Verdict
 from ivdtool.preprocessing import Grid
 from ivdtool.search import Assignment
 
+__all__ = ["Evidence", "Judge", "gather_evidence"]
+
 ANCHOR_ROOM_MM = 25.0
 """So much must be in view beyond C2/C3 or L5/S1, or it is nothing to tell the level by: the last disc
 above the border may pass for L5/S1. On val, 16 of 193 right and 2 of 7 wrong windows are not called
 certain any more; of the images as given, none."""
-
-__all__ = ["Evidence", "Judge", "gather_evidence"]
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,14 @@ def check_replaceable(labels: Path, known_as_ours: bool = False) -> None:
         UsageError: there is one.
     """
     with suppress(OSError):  # such as a name that is too long, of which writing complains
-        stem = nifti_stem(labels)
+        sidecar, stem = sidecar_path(labels), nifti_stem(labels)
         images = [labels.with_name(stem + suffix) for suffix in NIFTI_SUFFIXES]
-        for path in filter(Path.is_file, (*images, sidecar_path(labels))):
-            if not (known_as_ours or is_ours(labels)):
+        found = [path for path in (*images, sidecar) if path.is_file()]
+        ours = known_as_ours or not found or is_ours(labels)
+        for path in found:
+            if not ours:
                 problem = "ivdtool did not write these labels"
-            elif path in images and _is_edited(path):
+            elif path != sidecar and _is_edited(path):
                 problem = "these labels were edited since ivdtool wrote them"
             else:
                 continue

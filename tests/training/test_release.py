@@ -175,7 +175,7 @@ def test_too_little_to_calibrate_on(trained_run: Path, spines: Path, tmp_path: P
     ("change", "reason"),
     [
         ({"config": {"labels": [3, 4]}}, "other labels"),
-        ({"config": {}}, "other labels than the network"),
+        ({"config": {}}, "labels are left open"),
         ({"config": {"speed": 1}}, "unknown setting"),
         ({"skeleton": {}}, "skeleton"),
         ({"average": {}}, "checkpoint"),

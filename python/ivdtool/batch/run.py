@@ -14,7 +14,7 @@ from ivdtool.batch.manifest import Manifest
 from ivdtool.batch.plan import Plan, make_plan
 from ivdtool.batch.progress import Progress
 from ivdtool.batch.summary import Summary, write_tables
-from ivdtool.batch.worker import BatchConfig, Outcome, Task, output_files, stale_files
+from ivdtool.batch.worker import BatchConfig, Outcome, Task, output_files, possible_files
 from ivdtool.errors import UsageError
 from ivdtool.files import is_temporary, make_folder
 
@@ -97,10 +97,9 @@ def run_batch(
             for outcome in labellers.run(tasks):
                 identity = identities.pop(outcome.key)
                 labels = output / outcome.key
-                gone = stale_files(labels, config)
-                if outcome.labelled is None:  # an earlier run's, or of a worker that died too soon
-                    gone += output_files(labels, config)
-                _remove(gone)
+                # the others are of other settings, of an earlier run, or of a worker that died
+                kept = output_files(labels, config) if outcome.labelled else []
+                _remove(set(possible_files(labels)) - set(kept))
                 manifest.record(outcome, identity)
                 counts["labelled" if outcome.labelled else "failed"] += 1
                 if outcome.attempts > 1 or outcome.kind in ("Timeout", "WorkerDied"):

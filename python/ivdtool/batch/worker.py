@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,8 +30,8 @@ __all__ = [
     "Task",
     "load_labeller",
     "output_files",
+    "possible_files",
     "serve",
-    "stale_files",
 ]
 
 
@@ -150,20 +151,15 @@ Labeller = Callable[[Task], Labelled]
 Prepare = Callable[[BatchConfig], Labeller]
 
 
+def possible_files(labels: Path) -> list[Path]:
+    """Return all files that a scan's labels may consist of, the label image first."""
+    return [labels, sidecar_path(labels), markups_path(labels), picture_path(labels)]
+
+
 def output_files(labels: Path, config: BatchConfig) -> list[Path]:
-    """Return all files that a scan's labels consist of, the label image first."""
-    files = [labels, sidecar_path(labels)]
-    if config.slicer:
-        files.append(markups_path(labels))
-    if config.qc:
-        files.append(picture_path(labels))
-    return files
-
-
-def stale_files(labels: Path, config: BatchConfig) -> list[Path]:
-    """Return what earlier settings may have left beside labels, and these settings do not write."""
-    every = [labels, sidecar_path(labels), markups_path(labels), picture_path(labels)]
-    return [path for path in every if path not in output_files(labels, config)]
+    """Return those of them that the settings ask for."""
+    wanted = (True, True, config.slicer, config.qc)
+    return list(compress(possible_files(labels), wanted))
 
 
 def load_labeller(config: BatchConfig) -> Labeller:

@@ -1,9 +1,8 @@
 """Disc labelling as pose estimation: one heatmap per disc (both papers' networks)."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from torch import nn
 
 from ivdtool.candidates import Candidates, find_candidates
 from ivdtool.heatmaps import Heatmaps
-from ivdtool.methods.method import Discs
+from ivdtool.methods.method import Discs, Method
 from ivdtool.model import STRIDE
 from ivdtool.search import search_skeleton
 from ivdtool.skeleton import Skeleton
@@ -30,18 +29,8 @@ __all__ = [
 ]
 
 
-class TrainedMethod(ABC):
+class TrainedMethod(Method, Protocol):
     """A method whose network is trained by gradient descent, and chosen by its own predictions."""
-
-    @abstractmethod
-    def predict(
-        self,
-        network: nn.Module,
-        pixels: npt.NDArray[np.float32],
-        skeleton: Skeleton,
-        search: bool | None = None,
-    ) -> Discs:
-        """See `Method.predict`."""
 
     def fit(
         self,

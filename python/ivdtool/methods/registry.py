@@ -65,10 +65,8 @@ def load_predictor(
         ModelError: the checkpoint is unusable.
     """
     checkpoint = load_checkpoint(checkpoint_file)
-    config, skeleton = (
-        settings_of(checkpoint, checkpoint_file),
-        skeleton_of(checkpoint, checkpoint_file),
-    )
+    config = settings_of(checkpoint, checkpoint_file)
+    skeleton = skeleton_of(checkpoint, checkpoint_file)
     network = checkpoint.build_network().to(device)
     method = method_of(checkpoint.network)
     return Predictor(method, network, skeleton, config.preprocessing, search)

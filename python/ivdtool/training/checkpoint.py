@@ -3,7 +3,6 @@
 import io
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,11 +77,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     try:
         archive = Path(path).read_bytes()
-        check_archive(archive)
-        if any(
-            name.endswith("/constants.pkl")
-            for name in zipfile.ZipFile(io.BytesIO(archive)).namelist()
-        ):
+        if "constants.pkl" in check_archive(archive):
             raise ModelError(
                 f"{path}: an exported model (TorchScript); give a checkpoint, a run's best.pt"
             )

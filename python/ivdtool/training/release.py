@@ -147,6 +147,8 @@ def _read_member(path: Path) -> _Member:
             "which is what labelling works with; export one of hourglass or hca"
         )
     settings, skeleton = settings_of(checkpoint, path), skeleton_of(checkpoint, path)
+    if settings.labels is None:
+        raise ModelError(f"{path}: unusable settings: labels are left open")
     if skeleton.labels != settings.labels:
         raise ModelError(
             f"{path}: unusable settings: the skeleton has other labels than the network"
