@@ -119,7 +119,7 @@ class Costs:
     """All that is learnt.
 
     Attributes:
-        template_mm: (V, 2) row, col of the mean spine.
+        mean_mm: (V, 2) row, col of the mean spine.
         pair_weights: (V, V) of the steps, 1 / mm^2.
         evidence: (2, V, bins) log-likelihood ratio of a level against a false detection, by the
             log-odds of lumbar against thoracic and of cervical against thoracic.
@@ -127,7 +127,7 @@ class Costs:
         levels: (V,) cost of a level's being present.
     """
 
-    template_mm: Array
+    mean_mm: Array
     pair_weights: Array
     evidence: Array
     weights: Array
@@ -283,11 +283,11 @@ def _solve(
         positions_mm=np.ascontiguousarray(np.stack([-points[:, 2], points[:, 1]], axis=1)),
         scores=1.0 - (unary + base),
         offsets=np.asarray(offsets, dtype=np.int64),
-        template_mm=costs.template_mm,
+        mean_mm=costs.mean_mm,
         disc_weights=np.full(COUNT, step * knobs.spread / 0.25),
         pair_weights=costs.pair_weights,
         missing_costs=np.full(COUNT, missing + base),
-        score_weight=1.0,
+        score_weight_mm2=1.0,
         chain_weight=step,
         max_rotation_rad=knobs.max_rotation_rad,
         min_scale=knobs.min_scale,
@@ -296,9 +296,9 @@ def _solve(
         min_present=min_present,
         max_present=COUNT,
         rules=np.zeros(COUNT, dtype=np.int64),
-        borrow_cost=np.inf,
-        offset_change_cost=0.0,
-        offset_start_cost=0.0,
+        borrow_mm2=np.inf,
+        offset_change_mm2=0.0,
+        offset_start_mm2=0.0,
         n_best=1,
         node_budget=300_000,
         with_margins=False,

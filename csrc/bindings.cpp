@@ -194,12 +194,12 @@ void check_candidates(const DoubleArray& positions, const DoubleArray& scores,
 
 // Checked again for every search: arrays may have changed since ivdtool.candidates saw them.
 ivdtool::CandidateLists candidate_lists(const DoubleArray& positions_mm, const DoubleArray& scores,
-                                        const IndexArray& offsets, const DoubleArray& template_mm) {
-  require_aligned(template_mm);
-  require(template_mm.ndim() == 2 && template_mm.shape(0) > 0 && template_mm.shape(1) == 2,
-          "template_mm must be (V, 2), V > 0");
-  require_all(template_mm, is_finite, "template_mm must be finite");
-  const py::ssize_t channels = template_mm.shape(0);
+                                        const IndexArray& offsets, const DoubleArray& mean_mm) {
+  require_aligned(mean_mm);
+  require(mean_mm.ndim() == 2 && mean_mm.shape(0) > 0 && mean_mm.shape(1) == 2,
+          "mean_mm must be (V, 2), V > 0");
+  require_all(mean_mm, is_finite, "mean_mm must be finite");
+  const py::ssize_t channels = mean_mm.shape(0);
   check_candidates(positions_mm, scores, offsets, channels);
   return {static_cast<std::size_t>(channels), offsets.data(), positions_mm.data(), scores.data()};
 }
@@ -302,23 +302,23 @@ class SearchResult {
 
 // Solve without the GIL: solve() must not touch Python objects.
 template <typename Solve>
-SearchResult solved(const DoubleArray& template_mm, const Solve& solve) {
-  const py::ssize_t channels = template_mm.shape(0);
+SearchResult solved(const DoubleArray& mean_mm, const Solve& solve) {
+  const py::ssize_t channels = mean_mm.shape(0);
   const py::gil_scoped_release release;
   return {solve(), channels};
 }
 
 // The channels of v1 and v5, once they can give a scale.
 std::pair<std::size_t, std::size_t> anchor_channels(std::pair<py::ssize_t, py::ssize_t> anchors,
-                                                    const DoubleArray& template_mm) {
-  const py::ssize_t channels = template_mm.shape(0);
+                                                    const DoubleArray& mean_mm) {
+  const py::ssize_t channels = mean_mm.shape(0);
   require(anchors.first >= 0 && anchors.first < channels && anchors.second >= 0 &&
               anchors.second < channels && anchors.first != anchors.second,
           "anchors must be two different channels");
-  const double* u = template_mm.data();
+  const double* u = mean_mm.data();
   require(u[2 * anchors.first] != u[2 * anchors.second] ||
               u[2 * anchors.first + 1] != u[2 * anchors.second + 1],
-          "the anchors must differ in template_mm");
+          "the anchors must differ in mean_mm");
   return {static_cast<std::size_t>(anchors.first), static_cast<std::size_t>(anchors.second)};
 }
 
@@ -340,61 +340,61 @@ ivdtool::SimilarityLimits similarity_limits(double max_rotation_rad, double min_
 }
 
 SearchResult search_paper(const DoubleArray& positions_mm, const DoubleArray& scores,
-                          const IndexArray& offsets, const DoubleArray& template_mm,
+                          const IndexArray& offsets, const DoubleArray& mean_mm,
                           std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
                           py::ssize_t n_best, bool with_margins) {
-  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
-  const auto [first, second] = anchor_channels(anchors, template_mm);
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, mean_mm);
+  const auto [first, second] = anchor_channels(anchors, mean_mm);
   require(n_best > 0, "n_best must be positive");
-  const ivdtool::PaperProblem problem{lists, template_mm.data(), first, second, squared};
-  return solved(template_mm, [&] {
+  const ivdtool::PaperProblem problem{lists, mean_mm.data(), first, second, squared};
+  return solved(mean_mm, [&] {
     return ivdtool::search_paper(problem, static_cast<std::size_t>(n_best), with_margins);
   });
 }
 
 SearchResult search_exhaustive(const DoubleArray& positions_mm, const DoubleArray& scores,
-                               const IndexArray& offsets, const DoubleArray& template_mm,
+                               const IndexArray& offsets, const DoubleArray& mean_mm,
                                std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
                                std::int64_t most) {
-  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
-  const auto [first, second] = anchor_channels(anchors, template_mm);
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, mean_mm);
+  const auto [first, second] = anchor_channels(anchors, mean_mm);
   require(most > 0, "most must be positive");
-  const ivdtool::PaperProblem problem{lists, template_mm.data(), first, second, squared};
-  return solved(template_mm, [&] { return ivdtool::search_exhaustive(problem, most); });
+  const ivdtool::PaperProblem problem{lists, mean_mm.data(), first, second, squared};
+  return solved(mean_mm, [&] { return ivdtool::search_exhaustive(problem, most); });
 }
 
 SearchResult search_paper_order(const DoubleArray& positions_mm, const DoubleArray& scores,
-                                const IndexArray& offsets, const DoubleArray& template_mm,
+                                const IndexArray& offsets, const DoubleArray& mean_mm,
                                 const DoubleArray& missing_costs,
                                 std::pair<py::ssize_t, py::ssize_t> anchors, bool squared,
                                 double min_gap, py::ssize_t n_best, bool with_margins) {
-  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
-  const auto [first, second] = anchor_channels(anchors, template_mm);
-  require_costs(missing_costs, template_mm.shape(0));
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, mean_mm);
+  const auto [first, second] = anchor_channels(anchors, mean_mm);
+  require_costs(missing_costs, mean_mm.shape(0));
   require(is_price(min_gap), "min_gap must not be negative");
   require(n_best > 0, "n_best must be positive");
   const ivdtool::PaperOrderProblem problem{
-      {lists, template_mm.data(), missing_costs.data(), min_gap}, first, second, squared};
-  return solved(template_mm, [&] {
+      {lists, mean_mm.data(), missing_costs.data(), min_gap}, first, second, squared};
+  return solved(mean_mm, [&] {
     return ivdtool::search_paper_order(problem, static_cast<std::size_t>(n_best), with_margins);
   });
 }
 
 SearchResult search_first_last(const DoubleArray& positions_mm, const DoubleArray& scores,
-                               const IndexArray& offsets, const DoubleArray& template_mm,
-                               const DoubleArray& missing_costs, double score_weight,
+                               const IndexArray& offsets, const DoubleArray& mean_mm,
+                               const DoubleArray& missing_costs, double score_weight_mm2,
                                double max_rotation_rad, double min_scale, double max_scale,
                                double min_gap, py::ssize_t n_best, bool with_margins) {
-  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
-  require_costs(missing_costs, template_mm.shape(0));
-  require(is_price(score_weight), "score_weight must not be negative");
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, mean_mm);
+  require_costs(missing_costs, mean_mm.shape(0));
+  require(is_price(score_weight_mm2), "score_weight_mm2 must not be negative");
   require(is_price(min_gap), "min_gap must not be negative");
   require(n_best > 0, "n_best must be positive");
   const ivdtool::FirstLastProblem problem{
-      {lists, template_mm.data(), missing_costs.data(), min_gap},
-      score_weight,
+      {lists, mean_mm.data(), missing_costs.data(), min_gap},
+      score_weight_mm2,
       similarity_limits(max_rotation_rad, min_scale, max_scale)};
-  return solved(template_mm, [&] {
+  return solved(mean_mm, [&] {
     return ivdtool::search_first_last(problem, static_cast<std::size_t>(n_best), with_margins);
   });
 }
@@ -409,17 +409,17 @@ ivdtool::Shortcut shortcut(const std::string& name) {
 }
 
 SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray& scores,
-                             const IndexArray& offsets, const DoubleArray& template_mm,
+                             const IndexArray& offsets, const DoubleArray& mean_mm,
                              const DoubleArray& disc_weights, const DoubleArray& pair_weights,
-                             const DoubleArray& missing_costs, double score_weight,
+                             const DoubleArray& missing_costs, double score_weight_mm2,
                              double chain_weight, double max_rotation_rad, double min_scale,
                              double max_scale, double min_gap, py::ssize_t min_present,
-                             py::ssize_t max_present, const IndexArray& rules, double borrow_cost,
-                             double offset_change_cost, double offset_start_cost,
-                             py::ssize_t n_best, std::int64_t node_budget, bool with_margins,
-                             py::ssize_t tree_size, const std::string& without) {
-  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, template_mm);
-  const py::ssize_t channels = template_mm.shape(0);
+                             py::ssize_t max_present, const IndexArray& rules, double borrow_mm2,
+                             double offset_change_mm2, double offset_start_mm2, py::ssize_t n_best,
+                             std::int64_t node_budget, bool with_margins, py::ssize_t tree_size,
+                             const std::string& without) {
+  const ivdtool::CandidateLists lists = candidate_lists(positions_mm, scores, offsets, mean_mm);
+  const py::ssize_t channels = mean_mm.shape(0);
   require_aligned(disc_weights, pair_weights, rules);
   require(disc_weights.ndim() == 1 && disc_weights.shape(0) == channels,
           "disc_weights must be (V)");
@@ -429,7 +429,7 @@ SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray&
   require_costs(missing_costs, channels);
   require_all(disc_weights, is_weight, "disc_weights must be finite and positive");
   require_all(pair_weights, is_price, "pair_weights must be finite and not negative");
-  require(is_price(score_weight), "score_weight must not be negative");
+  require(is_price(score_weight_mm2), "score_weight_mm2 must not be negative");
   require(is_price(chain_weight), "chain_weight must not be negative");
   require(is_price(min_gap), "min_gap must not be negative");
   require(min_present > 0, "min_present must be positive");
@@ -440,31 +440,31 @@ SearchResult search_ls_chain(const DoubleArray& positions_mm, const DoubleArray&
                         return rule >= 0 && rule < static_cast<std::int64_t>(ivdtool::kRules);
                       }),
           "rules must be 0..3");
-  require(borrow_cost >= 0.0, "borrow_cost must not be negative");
-  require(is_price(offset_change_cost), "offset_change_cost must not be negative");
-  require(is_price(offset_start_cost), "offset_start_cost must not be negative");
+  require(borrow_mm2 >= 0.0, "borrow_mm2 must not be negative");
+  require(is_price(offset_change_mm2), "offset_change_mm2 must not be negative");
+  require(is_price(offset_start_mm2), "offset_start_mm2 must not be negative");
   require(n_best > 0, "n_best must be positive");
   require(node_budget > 0, "node_budget must be positive");
   require(tree_size >= 0, "tree_size must not be negative");
 
   const ivdtool::LsChainProblem problem{lists,
-                                        template_mm.data(),
+                                        mean_mm.data(),
                                         disc_weights.data(),
                                         pair_weights.data(),
                                         missing_costs.data(),
-                                        score_weight,
+                                        score_weight_mm2,
                                         chain_weight,
                                         similarity_limits(max_rotation_rad, min_scale, max_scale),
                                         min_gap,
                                         static_cast<std::size_t>(min_present),
                                         static_cast<std::size_t>(max_present),
                                         rules.data(),
-                                        borrow_cost,
-                                        offset_change_cost,
-                                        offset_start_cost};
+                                        borrow_mm2,
+                                        offset_change_mm2,
+                                        offset_start_mm2};
   const ivdtool::LsChainEffort effort{static_cast<std::size_t>(n_best), node_budget, with_margins,
                                       static_cast<std::size_t>(tree_size), shortcut(without)};
-  return solved(template_mm, [&] { return ivdtool::search_ls_chain(problem, effort); });
+  return solved(mean_mm, [&] { return ivdtool::search_ls_chain(problem, effort); });
 }
 
 }  // namespace
@@ -515,29 +515,29 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("bounds", &SearchResult::bounds, "As tree.");
   m.def("search_paper", &search_paper, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("template_mm").noconvert(), "anchors"_a, "squared"_a, "n_best"_a, "with_margins"_a,
+        py::arg("mean_mm").noconvert(), "anchors"_a, "squared"_a, "n_best"_a, "with_margins"_a,
         "Minimise equation 3 of paper 1.");
   m.def("search_exhaustive", &search_exhaustive, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("template_mm").noconvert(), "anchors"_a, "squared"_a, "most"_a,
+        py::arg("mean_mm").noconvert(), "anchors"_a, "squared"_a, "most"_a,
         "Minimise equation 3 by visiting the first `most` combinations.");
   m.def("search_paper_order", &search_paper_order, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("template_mm").noconvert(), py::arg("missing_costs").noconvert(), "anchors"_a,
+        py::arg("mean_mm").noconvert(), py::arg("missing_costs").noconvert(), "anchors"_a,
         "squared"_a, "min_gap"_a, "n_best"_a, "with_margins"_a,
         "Minimise equation 3 over discs in order, some of which may be missing.");
   m.def("search_first_last", &search_first_last, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("template_mm").noconvert(), py::arg("missing_costs").noconvert(), "score_weight"_a,
+        py::arg("mean_mm").noconvert(), py::arg("missing_costs").noconvert(), "score_weight_mm2"_a,
         "max_rotation_rad"_a, "min_scale"_a, "max_scale"_a, "min_gap"_a, "n_best"_a,
         "with_margins"_a, "Lay the skeleton over the first and the last present disc.");
   m.def("search_ls_chain", &search_ls_chain, py::arg("positions_mm").noconvert(),
         py::arg("scores").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("template_mm").noconvert(), py::arg("disc_weights").noconvert(),
-        py::arg("pair_weights").noconvert(), py::arg("missing_costs").noconvert(), "score_weight"_a,
-        "chain_weight"_a, "max_rotation_rad"_a, "min_scale"_a, "max_scale"_a, "min_gap"_a,
-        "min_present"_a, "max_present"_a, py::arg("rules").noconvert(), "borrow_cost"_a,
-        "offset_change_cost"_a, "offset_start_cost"_a, "n_best"_a, "node_budget"_a,
-        "with_margins"_a, "tree_size"_a, "without"_a = "",
+        py::arg("mean_mm").noconvert(), py::arg("disc_weights").noconvert(),
+        py::arg("pair_weights").noconvert(), py::arg("missing_costs").noconvert(),
+        "score_weight_mm2"_a, "chain_weight"_a, "max_rotation_rad"_a, "min_scale"_a, "max_scale"_a,
+        "min_gap"_a, "min_present"_a, "max_present"_a, py::arg("rules").noconvert(), "borrow_mm2"_a,
+        "offset_change_mm2"_a, "offset_start_mm2"_a, "n_best"_a, "node_budget"_a, "with_margins"_a,
+        "tree_size"_a, "without"_a = "",
         "Minimise the least-squares cost of a skeleton with missing discs.");
 }

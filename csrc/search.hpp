@@ -29,8 +29,8 @@ struct CandidateLists {
 
 // What a labelling costs; the total is the sum.
 struct CostTerms {
-  double shape = 0.0;    // distance from the template, disc by disc
-  double chain = 0.0;    // distance from the template, step by step
+  double shape = 0.0;    // distance from the mean skeleton, disc by disc
+  double chain = 0.0;    // distance from the mean skeleton, step by step
   double score = 0.0;    // doubt of the network
   double missing = 0.0;  // absent discs
   double offset = 0.0;   // candidates of neighbouring channels

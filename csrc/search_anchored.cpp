@@ -8,12 +8,12 @@
 namespace ivdtool {
 namespace {
 
-// Improvements below this share of the template's size are rounding. Following them would visit
+// Improvements below this share of the skeleton's size are rounding. Following them would visit
 // all of the equally good labellings that duplicate candidates make.
 constexpr double kPrecision = 1e-13;
 
-Vector template_point(const AnchoredProblem& problem, std::size_t channel) {
-  return {problem.template_mm[2 * channel], problem.template_mm[2 * channel + 1]};
+Vector mean_point(const AnchoredProblem& problem, std::size_t channel) {
+  return {problem.mean_mm[2 * channel], problem.mean_mm[2 * channel + 1]};
 }
 
 // The best ways down the channels, each present disc descending from the last one, where every
@@ -33,7 +33,7 @@ class OrderedChain {
       for (std::size_t j = begin(channel_[i] + 1); j < count; ++j) {
         const double rows = lists_.position(j).row - lists_.position(i).row;
         const double expected =
-            template_point(problem, channel_[j]).row - template_point(problem, channel_[i]).row;
+            mean_point(problem, channel_[j]).row - mean_point(problem, channel_[i]).row;
         if (rows > 0.0 && rows >= problem.min_gap * expected) below_[i].push_back(j);
       }
     }
@@ -234,9 +234,8 @@ SearchResult search_paper_order(const PaperOrderProblem& problem, std::size_t n_
   const AnchoredProblem& common = problem.common;
   const CandidateLists& lists = common.candidates;
   OrderedChain chain(common, n_best);
-  const Vector first = template_point(common, problem.first_anchor);
-  const double length =
-      std::sqrt(squared_norm(template_point(common, problem.second_anchor) - first));
+  const Vector first = mean_point(common, problem.first_anchor);
+  const double length = std::sqrt(squared_norm(mean_point(common, problem.second_anchor) - first));
   const auto for_each_pair = [&](const auto& visit) {
     std::copy_n(common.missing_costs, lists.channels, chain.missing.begin());
     chain.missing[problem.first_anchor] = chain.missing[problem.second_anchor] = kInfinity;
@@ -250,7 +249,7 @@ SearchResult search_paper_order(const PaperOrderProblem& problem, std::size_t n_
         for (std::size_t i = 0; i < chain.costs.size(); ++i) {
           const std::size_t channel = chain.channel(i);
           const double distance =
-              squared_norm((1.0 / length) * (template_point(common, channel) - first) -
+              squared_norm((1.0 / length) * (mean_point(common, channel) - first) -
                            (1.0 / unit) * (lists.position(i) - origin));
           chain.costs[i] = problem.squared ? distance : std::sqrt(distance);
           if (channel == problem.first_anchor && i != v1) chain.costs[i] = kInfinity;
@@ -313,13 +312,13 @@ SearchResult search_first_last(const FirstLastProblem& problem, std::size_t n_be
                    [](const Span& a, const Span& b) { return a.outside < b.outside; });
 
   const auto score_cost = [&](std::size_t i) {
-    return problem.score_weight * (1.0 - std::min(1.0, lists.scores[i]));
+    return problem.score_weight_mm2 * (1.0 - std::min(1.0, lists.scores[i]));
   };
-  // The k that maps the anchors onto the template; false if it is out of bounds.
+  // The k that maps the anchors onto the mean skeleton; false if it is out of bounds.
   const auto multiplier = [&](std::size_t first, std::size_t last, Vector& k) {
     const Vector dp = lists.position(last) - lists.position(first);
     const Vector du =
-        template_point(common, chain.channel(last)) - template_point(common, chain.channel(first));
+        mean_point(common, chain.channel(last)) - mean_point(common, chain.channel(first));
     const double squared_length = squared_norm(dp);
     if (!(dp.row > 0.0) || !(squared_length > 0.0)) return false;
     k = (1.0 / squared_length) * conjugate_product(dp, du);
@@ -339,7 +338,7 @@ SearchResult search_first_last(const FirstLastProblem& problem, std::size_t n_be
         for (std::size_t last = chain.begin(span.last); last < chain.begin(span.last + 1); ++last) {
           Vector k;
           if (!multiplier(first, last, k)) continue;
-          const Vector t = template_point(common, span.first) - product(k, lists.position(first));
+          const Vector t = mean_point(common, span.first) - product(k, lists.position(first));
           std::copy_n(common.missing_costs, lists.channels, chain.missing.begin());
           chain.missing[span.first] = chain.missing[span.last] = kInfinity;
           for (std::size_t i = 0; i < chain.costs.size(); ++i) {
@@ -348,8 +347,7 @@ SearchResult search_first_last(const FirstLastProblem& problem, std::size_t n_be
             if (i == first || i == last) {
               chain.costs[i] = score_cost(i);
             } else if (channel > span.first && channel < span.last) {
-              const Vector off =
-                  product(k, lists.position(i)) + t - template_point(common, channel);
+              const Vector off = product(k, lists.position(i)) + t - mean_point(common, channel);
               chain.costs[i] = score_cost(i) + squared_norm(off);
             }
           }
@@ -360,8 +358,7 @@ SearchResult search_first_last(const FirstLastProblem& problem, std::size_t n_be
   };
   double size = 0.0;
   for (std::size_t channel = 0; channel < lists.channels; ++channel) {
-    size =
-        std::max(size, squared_norm(template_point(common, channel) - template_point(common, 0)));
+    size = std::max(size, squared_norm(mean_point(common, channel) - mean_point(common, 0)));
   }
   SearchResult result =
       search_anchored(common, chain, kPrecision * size, n_best, with_margins, for_each_pair);
@@ -376,13 +373,13 @@ SearchResult search_first_last(const FirstLastProblem& problem, std::size_t n_be
     }
     multiplier(present.front(), present.back(), labelling.multiplier);
     const Vector origin = lists.position(present.front());
-    const Vector target = template_point(common, chain.channel(present.front()));
+    const Vector target = mean_point(common, chain.channel(present.front()));
     for (const std::size_t i : present) {
       labelling.terms.score += score_cost(i);
       if (i == present.front() || i == present.back()) continue;
       labelling.terms.shape +=
           squared_norm(product(labelling.multiplier, lists.position(i) - origin) -
-                       (template_point(common, chain.channel(i)) - target));
+                       (mean_point(common, chain.channel(i)) - target));
     }
     labelling.cost = labelling.terms.total();
   }

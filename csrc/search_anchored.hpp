@@ -11,9 +11,9 @@ namespace ivdtool {
 // costs its distance from it, or what it costs to be missing. Discs must descend as in ls_chain.
 struct AnchoredProblem {
   CandidateLists candidates;
-  const double* template_mm;    // (channels, 2) row, col
+  const double* mean_mm;        // (channels, 2) row, col
   const double* missing_costs;  // (channels), >= 0, may be infinite
-  double min_gap;               // share of the template's step, >= 0
+  double min_gap;               // share of the mean step, >= 0
 };
 
 // Paper 1, equation 3, with the order of the discs and missing ones: both skeletons are shifted to
@@ -26,11 +26,11 @@ struct PaperOrderProblem {
 };
 
 // The anchors are the first and the last present disc, which the similarity p -> k p + t maps onto
-// the template exactly. The others cost their squared distance from the template, mm^2; any disc
-// costs score_weight (1 - score). Anchors that need a k beyond the limits are not feasible.
+// the mean skeleton exactly. The others cost their squared distance from it, mm^2; any disc costs
+// score_weight_mm2 (1 - score). Anchors that need a k beyond the limits are not feasible.
 struct FirstLastProblem {
   AnchoredProblem common;
-  double score_weight;  // mm^2, >= 0
+  double score_weight_mm2;  // mm^2, >= 0
   SimilarityLimits limits;
 };
 

@@ -8,10 +8,10 @@
 namespace ivdtool {
 namespace {
 
-// The template as equation 3 of paper 1 has it: v1 at the origin, v5 at distance 1.
-std::vector<Vector> normalised_template(const PaperProblem& problem) {
+// The mean skeleton as equation 3 of paper 1 has it: v1 at the origin, v5 at distance 1.
+std::vector<Vector> normalised_mean(const PaperProblem& problem) {
   const auto point = [&](std::size_t channel) {
-    return Vector{problem.template_mm[2 * channel], problem.template_mm[2 * channel + 1]};
+    return Vector{problem.mean_mm[2 * channel], problem.mean_mm[2 * channel + 1]};
   };
   const Vector v1 = point(problem.first_anchor);
   const double length = std::sqrt(squared_norm(point(problem.second_anchor) - v1));
@@ -53,7 +53,7 @@ SearchResult search_exhaustive(const PaperProblem& problem, std::int64_t most) {
     const bool empty = lists.offsets[channel] == lists.offsets[channel + 1];
     labelling.choice.push_back(empty ? kMissing : lists.offsets[channel]);
   }
-  const std::vector<Vector> targets = normalised_template(problem);
+  const std::vector<Vector> targets = normalised_mean(problem);
   Ranking ranking(1);
   SearchResult result;
   bool visited_all = false;

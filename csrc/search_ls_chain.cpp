@@ -22,7 +22,7 @@ struct Choice {
   std::int64_t candidate;
   int offset;          // channel of the candidate minus that of the disc
   Vector p;            // about the mean candidate, for precision
-  Vector u;            // about the mean template point
+  Vector u;            // about the mean of all of them
   double weight;       // w_i
   double unary = 0.0;  // score term and the price of borrowing
 };
@@ -103,20 +103,19 @@ class LsChainSearch {
     const CandidateLists& lists = problem_.candidates;
     const auto total = static_cast<std::size_t>(lists.offsets[lists.channels]);
     Vector candidate_mean;
-    Vector template_mean;
+    Vector centre;
     for (std::size_t i = 0; i < total; ++i) {
       candidate_mean = candidate_mean + (1.0 / static_cast<double>(total)) * lists.position(i);
     }
     for (std::size_t i = 0; i < lists.channels; ++i) {
-      template_mean =
-          template_mean + (1.0 / static_cast<double>(lists.channels)) * template_point(i);
+      centre = centre + (1.0 / static_cast<double>(lists.channels)) * mean_point(i);
     }
     choices_.push_back({});  // index 0 stands for none
     for (std::size_t channel = 0; channel < lists.channels; ++channel) {
       const std::size_t first = choices_.size();
       for (const int offset : {0, -1, 1}) {
         if (rule(channel) == Rule::kAbsent) break;
-        if (offset != 0 && (std::isinf(problem_.borrow_cost) || rule(channel) == Rule::kOwn)) break;
+        if (offset != 0 && (std::isinf(problem_.borrow_mm2) || rule(channel) == Rule::kOwn)) break;
         if ((offset < 0 && channel == 0) || (offset > 0 && channel + 1 == lists.channels)) continue;
         const std::size_t source = offset < 0 ? channel - 1 : channel + (offset > 0 ? 1 : 0);
         for (std::int64_t i = lists.offsets[source]; i < lists.offsets[source + 1]; ++i) {
@@ -130,10 +129,10 @@ class LsChainSearch {
           choice.candidate = i;
           choice.offset = offset;
           choice.p = lists.position(index) - candidate_mean;
-          choice.u = template_point(channel) - template_mean;
+          choice.u = mean_point(channel) - centre;
           choice.weight = problem_.disc_weights[channel];
-          choice.unary = problem_.score_weight * (1.0 - std::min(1.0, lists.scores[index]));
-          if (offset != 0) choice.unary += problem_.borrow_cost;
+          choice.unary = problem_.score_weight_mm2 * (1.0 - std::min(1.0, lists.scores[index]));
+          if (offset != 0) choice.unary += problem_.borrow_mm2;
           choices_.push_back(choice);
         }
       }
@@ -155,8 +154,8 @@ class LsChainSearch {
     }
   }
 
-  Vector template_point(std::size_t channel) const {
-    return {problem_.template_mm[2 * channel], problem_.template_mm[2 * channel + 1]};
+  Vector mean_point(std::size_t channel) const {
+    return {problem_.mean_mm[2 * channel], problem_.mean_mm[2 * channel + 1]};
   }
   Rule rule(std::size_t channel) const { return static_cast<Rule>(problem_.rules[channel]); }
   bool improves(double bound) const { return bound < ranking_.limit() - tolerance_; }
@@ -177,8 +176,8 @@ class LsChainSearch {
 
   // The price of the offsets of two neighbours; upper is 0 where lower is the first present disc.
   double offset_cost(std::size_t upper, const Choice& lower) const {
-    if (upper == 0) return lower.offset == 0 ? 0.0 : problem_.offset_start_cost;
-    return choices_[upper].offset == lower.offset ? 0.0 : problem_.offset_change_cost;
+    if (upper == 0) return lower.offset == 0 ? 0.0 : problem_.offset_start_mm2;
+    return choices_[upper].offset == lower.offset ? 0.0 : problem_.offset_change_mm2;
   }
 
   void add_step(FitSums& sums, const Choice& upper, const Choice& lower) const {
@@ -319,9 +318,9 @@ class LsChainSearch {
       const Choice& choice = choices_[path[i]];
       labelling.choice[choice.channel] = choice.candidate;
       labelling.terms.shape += choice.weight * squared_norm(product(k, choice.p) + t - choice.u);
-      if (choice.offset != 0) labelling.terms.offset += problem_.borrow_cost;
+      if (choice.offset != 0) labelling.terms.offset += problem_.borrow_mm2;
       labelling.terms.offset += offset_cost(i == 0 ? 0 : path[i - 1], choice);
-      labelling.terms.score += choice.unary - (choice.offset != 0 ? problem_.borrow_cost : 0.0);
+      labelling.terms.score += choice.unary - (choice.offset != 0 ? problem_.borrow_mm2 : 0.0);
       for (; level < choice.level; ++level) labelling.terms.missing += missing_[level];
       ++level;
       if (i == 0) continue;

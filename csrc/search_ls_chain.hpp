@@ -17,34 +17,34 @@ enum class Rule : std::uint8_t {
 };
 constexpr std::size_t kRules = 4;
 
-// Least squares on a chain. With template points u, chosen candidates p and scores s,
+// Least squares on a chain. With the skeleton's mean points u, chosen candidates p and scores s,
 //
 //   cost = min over k, t of  sum_present w_i |k p_i + t - u_i|^2
 //                            + chain_weight * sum_steps w_ij |k (p_j - p_i) - (u_j - u_i)|^2
-//          + score_weight * sum_present (1 - s_i) + sum_missing missing_cost_i
-//          + sum_present borrow_cost [o_i != 0] + sum_steps offset_change_cost [o_i != o_j]
-//          + offset_start_cost [o of the first present disc != 0]
+//          + score_weight_mm2 * sum_present (1 - s_i) + sum_missing missing_cost_i
+//          + sum_present borrow_mm2 [o_i != 0] + sum_steps offset_change_mm2 [o_i != o_j]
+//          + offset_start_mm2 [o of the first present disc != 0]
 //
 // where a step leads from one present disc to the next. Discs must descend: the step of a pair is
-// longer than 0 rows and at least min_gap times its rows in the template. The offset o_i in -1, 0,
+// longer than 0 rows and at least min_gap times its mean rows. The offset o_i in -1, 0,
 // 1 is how many channels below its own one a disc's candidate was found; with an infinite
-// borrow_cost it is always 0.
+// borrow_mm2 it is always 0.
 struct LsChainProblem {
   CandidateLists candidates;
-  const double* template_mm;    // (channels, 2) row, col
+  const double* mean_mm;        // (channels, 2) row, col
   const double* disc_weights;   // w_i (channels), > 0
   const double* pair_weights;   // w_ij (channels, channels), >= 0, read where i < j
   const double* missing_costs;  // (channels), mm^2, >= 0, may be infinite
-  double score_weight;          // mm^2, >= 0
+  double score_weight_mm2;      // mm^2, >= 0
   double chain_weight;          // >= 0
   SimilarityLimits limits;
-  double min_gap;             // share of the template's step, >= 0
+  double min_gap;             // share of the mean step, >= 0
   std::size_t min_present;    // a labelling of fewer discs is not feasible, >= 1
   std::size_t max_present;    // nor one of more
   const std::int64_t* rules;  // (channels) of Rule
-  double borrow_cost;         // mm^2, >= 0, may be infinite
-  double offset_change_cost;
-  double offset_start_cost;
+  double borrow_mm2;          // mm^2, >= 0, may be infinite
+  double offset_change_mm2;
+  double offset_start_mm2;
 };
 
 // What makes the search short. Left out, the answer is the same, and takes longer.

@@ -16,10 +16,10 @@ class PaperSearch {
  public:
   PaperSearch(const PaperProblem& problem, std::size_t n_best)
       : problem_(problem), lists_(problem.candidates), ranking_(n_best) {
-    const Vector origin = template_point(problem.first_anchor);
-    const double unit = std::sqrt(squared_norm(template_point(problem.second_anchor) - origin));
+    const Vector origin = mean_point(problem.first_anchor);
+    const double unit = std::sqrt(squared_norm(mean_point(problem.second_anchor) - origin));
     for (std::size_t channel = 0; channel < lists_.channels; ++channel) {
-      targets_.push_back((1.0 / unit) * (template_point(channel) - origin));
+      targets_.push_back((1.0 / unit) * (mean_point(channel) - origin));
     }
     costs_.resize(end(lists_.channels - 1));
     cheapest_.resize(lists_.channels);
@@ -50,8 +50,8 @@ class PaperSearch {
     return static_cast<std::size_t>(lists_.offsets[channel]);
   }
   std::size_t end(std::size_t channel) const { return begin(channel + 1); }
-  Vector template_point(std::size_t channel) const {
-    return {problem_.template_mm[2 * channel], problem_.template_mm[2 * channel + 1]};
+  Vector mean_point(std::size_t channel) const {
+    return {problem_.mean_mm[2 * channel], problem_.mean_mm[2 * channel + 1]};
   }
   bool improves(double total) const { return total < ranking_.limit() - kTolerance; }
   double finish(double total) const { return problem_.squared ? std::sqrt(total) : total; }
@@ -167,7 +167,7 @@ class PaperSearch {
   std::int64_t nodes_ = 0;
   std::size_t v1_ = 0;
   std::size_t v5_ = 0;
-  std::vector<Vector> targets_;        // the normalised template
+  std::vector<Vector> targets_;        // the normalised mean skeleton
   std::vector<double> costs_;          // by candidate
   std::vector<std::size_t> cheapest_;  // by channel
   std::vector<double> rest_;           // least cost of this and all later channels

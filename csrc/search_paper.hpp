@@ -11,7 +11,7 @@ namespace ivdtool {
 // then compared disc by disc.
 struct PaperProblem {
   CandidateLists candidates;
-  const double* template_mm;  // (channels, 2)
+  const double* mean_mm;      // (channels, 2)
   std::size_t first_anchor;   // channel of v1
   std::size_t second_anchor;  // channel of v5
   bool squared;               // false: sum of distances (the text); true: its 2-norm (the code)

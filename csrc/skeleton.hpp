@@ -59,7 +59,7 @@ struct Multiplier {
   Vector direction{1.0, 0.0};
 };
 
-// Sums over the present discs from which the best fit of points p to template points u follows:
+// Sums over the present discs from which the best fit of points p to mean points u follows:
 // minimise over k, t  sum w |k p + t - u|^2 + sum v |k dp - du|^2.
 struct FitSums {
   double weight = 0.0;  // sum w

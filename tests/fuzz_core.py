@@ -83,8 +83,8 @@ def find(rng: Rng) -> str:
 def problem(rng: Rng) -> dict[str, Any]:
     channels = int(rng.integers(1, 14))
     counts = rng.integers(0, 5, channels)
-    template = np.cumsum(rng.uniform(-2, 30, (channels, 2)), axis=0)
-    positions = np.repeat(template, counts, axis=0) + rng.normal(0, 15, (counts.sum(), 2))
+    mean = np.cumsum(rng.uniform(-2, 30, (channels, 2)), axis=0)
+    positions = np.repeat(mean, counts, axis=0) + rng.normal(0, 15, (counts.sum(), 2))
     if len(positions) > 1 and rng.random() < 0.3:
         positions[rng.integers(len(positions))] = positions[rng.integers(len(positions))]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -94,7 +94,7 @@ def problem(rng: Rng) -> dict[str, Any]:
         "positions_mm": spoil(rng, positions),
         "scores": spoil(rng, rng.uniform(-1, 2, len(positions))),
         "offsets": offsets,
-        "template_mm": spoil(rng, template),
+        "mean_mm": spoil(rng, mean),
         "n_best": int(rng.integers(0, 6)),
         "with_margins": bool(rng.random() < 0.5),
     }
@@ -149,7 +149,7 @@ def paper_order(rng: Rng) -> str:
 
 def limits(rng: Rng) -> dict[str, Any]:
     return {
-        "score_weight": number(rng, 50.0),
+        "score_weight_mm2": number(rng, 50.0),
         "max_rotation_rad": number(rng, 0.35),
         "min_scale": number(rng, 0.75),
         "max_scale": number(rng, 1.35),
@@ -174,9 +174,9 @@ def ls_chain(rng: Rng) -> str:
         "min_present": int(rng.integers(0, 5)),
         "max_present": int(rng.integers(0, 2 * channels)),
         "rules": rng.choice(4, channels, p=[0.7, 0.1, 0.1, 0.1]),
-        "borrow_cost": number(rng, float(rng.choice([math.inf, 10.0]))),
-        "offset_change_cost": number(rng, 100.0),
-        "offset_start_cost": number(rng, 20.0),
+        "borrow_mm2": number(rng, float(rng.choice([math.inf, 10.0]))),
+        "offset_change_mm2": number(rng, 100.0),
+        "offset_start_mm2": number(rng, 20.0),
         "node_budget": int(rng.choice([1, 10, 3000])),
         "tree_size": int(rng.integers(0, 100)),
     }

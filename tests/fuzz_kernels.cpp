@@ -248,7 +248,7 @@ struct Problem {
     for (double& cost : missing_costs) cost = plain ? 300.0 : price(in, 1000.0);
     for (double& weight : disc_weights) weight = plain ? 1.0 : 0.01 + 3.0 * in.share();
     for (double& weight : pair_weights) weight = plain ? 1.0 : 3.0 * in.share();
-    score_weight = price(in, 100.0);
+    score_weight_mm2 = price(in, 100.0);
     chain_weight = in.choose({5.0, 0.0, 1.0});
     max_rotation = in.choose({0.35, 0.0, 1.2, 3.14159265358979323846});
     min_scale = in.choose({0.75, 0.0, 1.0});
@@ -262,9 +262,9 @@ struct Problem {
       const std::uint8_t byte = known ? in.byte() : 0;
       rules.push_back(byte % 8 < ivdtool::kRules ? byte % 8 : 0);
     }
-    borrow_cost = in.choose({kInfinity, kInfinity, 0.0, 10.0});
-    offset_change_cost = in.choose({0.0, 100.0});
-    offset_start_cost = in.choose({0.0, 30.0});
+    borrow_mm2 = in.choose({kInfinity, kInfinity, 0.0, 10.0});
+    offset_change_mm2 = in.choose({0.0, 100.0});
+    offset_start_mm2 = in.choose({0.0, 30.0});
     first_anchor = in.upto(channels - 1);
     second_anchor = in.upto(channels - 1);
     squared = in.flag();
@@ -286,7 +286,7 @@ struct Problem {
   }
   Complex u(std::size_t i) const { return {skeleton[2 * i], skeleton[2 * i + 1]}; }
   Real score_cost(std::int64_t candidate) const {
-    return score_weight * (1.0L - std::min(1.0, scores[static_cast<std::size_t>(candidate)]));
+    return score_weight_mm2 * (1.0L - std::min(1.0, scores[static_cast<std::size_t>(candidate)]));
   }
   ivdtool::CandidateLists lists() const {
     return {channels, offsets.data(), positions.data(), scores.data()};
@@ -305,7 +305,7 @@ struct Problem {
   std::vector<double> missing_costs;
   std::vector<double> disc_weights;
   std::vector<double> pair_weights;
-  double score_weight;
+  double score_weight_mm2;
   double chain_weight;
   double max_rotation;
   double min_scale;
@@ -314,9 +314,9 @@ struct Problem {
   std::size_t min_present;
   std::size_t max_present;
   std::vector<std::int64_t> rules;
-  double borrow_cost;
-  double offset_change_cost;
-  double offset_start_cost;
+  double borrow_mm2;
+  double offset_change_mm2;
+  double offset_start_mm2;
   std::size_t first_anchor;
   std::size_t second_anchor;
   bool squared;
@@ -335,22 +335,21 @@ void print(const Problem& problem) {
   print("positions_mm", problem.positions);
   print("scores", problem.scores);
   print("offsets", {problem.offsets.begin(), problem.offsets.end()});
-  print("template_mm", problem.skeleton);
+  print("mean_mm", problem.skeleton);
   print("missing_costs", problem.missing_costs);
   print("disc_weights", problem.disc_weights);
   print("pair_weights", problem.pair_weights);
   print("rules", {problem.rules.begin(), problem.rules.end()});
   std::fprintf(
       stderr,
-      "score_weight=%.17g, chain_weight=%.17g, max_rotation_rad=%.17g, min_scale=%.17g, "
-      "max_scale=%.17g, min_gap=%.17g, min_present=%zu, max_present=%zu, borrow_cost=%.17g, "
-      "offset_change_cost=%.17g, offset_start_cost=%.17g, anchors=(%zu, %zu), "
+      "score_weight_mm2=%.17g, chain_weight=%.17g, max_rotation_rad=%.17g, min_scale=%.17g, "
+      "max_scale=%.17g, min_gap=%.17g, min_present=%zu, max_present=%zu, borrow_mm2=%.17g, "
+      "offset_change_mm2=%.17g, offset_start_mm2=%.17g, anchors=(%zu, %zu), "
       "squared=%d, n_best=%zu, with_margins=%d\n",
-      problem.score_weight, problem.chain_weight, problem.max_rotation, problem.min_scale,
+      problem.score_weight_mm2, problem.chain_weight, problem.max_rotation, problem.min_scale,
       problem.max_scale, problem.min_gap, problem.min_present, problem.max_present,
-      problem.borrow_cost, problem.offset_change_cost, problem.offset_start_cost,
-      problem.first_anchor, problem.second_anchor, problem.squared, problem.n_best,
-      problem.with_margins);
+      problem.borrow_mm2, problem.offset_change_mm2, problem.offset_start_mm2, problem.first_anchor,
+      problem.second_anchor, problem.squared, problem.n_best, problem.with_margins);
 }
 
 std::vector<std::size_t> present_discs(const Choice& choice) {
@@ -388,12 +387,12 @@ Real paper_cost(const Problem& problem, const Choice& choice) {
   if (v1 == kMissing || v5 == kMissing) return kInfinity;
   const Complex u1 = problem.u(problem.first_anchor);
   const Real unit = std::abs(problem.p(v5) - problem.p(v1));
-  const Real template_unit = std::abs(problem.u(problem.second_anchor) - u1);
+  const Real mean_unit = std::abs(problem.u(problem.second_anchor) - u1);
   if (!(unit > 0.0L)) return kInfinity;
   Real cost = 0.0L;
   for (const std::size_t i : present_discs(choice)) {
-    const Real distance = std::abs((problem.u(i) - u1) / template_unit -
-                                   (problem.p(choice[i]) - problem.p(v1)) / unit);
+    const Real distance =
+        std::abs((problem.u(i) - u1) / mean_unit - (problem.p(choice[i]) - problem.p(v1)) / unit);
     cost += problem.squared ? distance * distance : distance;
   }
   return cost;
@@ -460,9 +459,9 @@ Real ls_chain_cost(const Problem& problem, const Choice& choice) {
     total += problem.disc_weights[i];
     cost += problem.score_cost(choice[i]);
     const std::size_t source = problem.channel(static_cast<std::size_t>(choice[i])) - i;
-    if (source != 0) cost += problem.borrow_cost;
-    if (n == 0 && source != 0) cost += problem.offset_start_cost;
-    if (n > 0 && source != last_source) cost += problem.offset_change_cost;
+    if (source != 0) cost += problem.borrow_mm2;
+    if (n == 0 && source != 0) cost += problem.offset_start_mm2;
+    if (n > 0 && source != last_source) cost += problem.offset_change_mm2;
     last_source = source;
   }
   Real a = 0.0L;
@@ -625,7 +624,7 @@ void check_answer(const Problem& problem, const Rest&... rest) {
   }
 }
 
-// The template must tell v1 from v5.
+// The mean skeleton must tell v1 from v5.
 bool has_anchors(const Problem& problem) {
   return problem.u(problem.first_anchor) != problem.u(problem.second_anchor);
 }
@@ -667,7 +666,7 @@ void fuzz_paper_order(Bytes& in) {
 
 void fuzz_first_last(Bytes& in) {
   const Problem problem(in);
-  const ivdtool::FirstLastProblem arguments{problem.anchored(), problem.score_weight,
+  const ivdtool::FirstLastProblem arguments{problem.anchored(), problem.score_weight_mm2,
                                             problem.limits()};
   const auto result = ivdtool::search_first_last(arguments, problem.n_best, problem.with_margins);
   check_answer(problem, result, first_last_cost, false, false, false);
@@ -684,16 +683,16 @@ void fuzz_ls_chain(Bytes& in) {
                                           problem.disc_weights.data(),
                                           problem.pair_weights.data(),
                                           problem.missing_costs.data(),
-                                          problem.score_weight,
+                                          problem.score_weight_mm2,
                                           problem.chain_weight,
                                           problem.limits(),
                                           problem.min_gap,
                                           problem.min_present,
                                           problem.max_present,
                                           problem.rules.data(),
-                                          problem.borrow_cost,
-                                          problem.offset_change_cost,
-                                          problem.offset_start_cost};
+                                          problem.borrow_mm2,
+                                          problem.offset_change_mm2,
+                                          problem.offset_start_mm2};
   const auto result = ivdtool::search_ls_chain(
       arguments, {problem.n_best, node_budget, problem.with_margins, tree_size, without});
   check(result.nodes <= node_budget, "the budget is kept");
@@ -702,7 +701,7 @@ void fuzz_ls_chain(Bytes& in) {
   for (std::size_t i = 1; i < tree.size(); ++i) {
     check(tree[i].parent >= 0 && tree[i].parent < static_cast<std::int64_t>(i), "parents first");
   }
-  const bool borrowed = std::isfinite(problem.borrow_cost);
+  const bool borrowed = std::isfinite(problem.borrow_mm2);
   check_answer(problem, result, ls_chain_cost, false, borrowed, false);
 }
 

@@ -88,7 +88,7 @@ def descends(arguments: dict[str, Any], choices: Array, i: int, j: int) -> Array
     step = present[:, i] & present[:, j] & ~present[:, i + 1 : j].any(axis=1)
     rows = np.concatenate([arguments["positions_mm"][:, 0], [0.0]])[choices]
     down = rows[:, j] - rows[:, i]
-    expected = arguments["template_mm"][j, 0] - arguments["template_mm"][i, 0]
+    expected = arguments["mean_mm"][j, 0] - arguments["mean_mm"][i, 0]
     return np.stack([step, (down > 0) & (down >= arguments["min_gap"] * expected)])
 
 
@@ -109,10 +109,10 @@ def offset_costs(arguments: dict[str, Any], choices: Array) -> Array:
     costs = np.zeros(len(choices))
     for index, choice in enumerate(choices):
         offsets = [int(source[c]) - i for i, c in enumerate(choice) if c >= 0]
-        costs[index] += sum(arguments["borrow_cost"] for offset in offsets if offset != 0)
+        costs[index] += sum(arguments["borrow_mm2"] for offset in offsets if offset != 0)
         if offsets and offsets[0] != 0:
-            costs[index] += arguments["offset_start_cost"]
-        costs[index] += arguments["offset_change_cost"] * sum(a != b for a, b in pairwise(offsets))
+            costs[index] += arguments["offset_start_mm2"]
+        costs[index] += arguments["offset_change_mm2"] * sum(a != b for a, b in pairwise(offsets))
     return costs
 
 
@@ -135,8 +135,8 @@ def enumerate_ls_chain(arguments: dict[str, Any]) -> Enumeration:
     either inside, on one of two rays, or on one of two arcs.
     """
     p = arguments["positions_mm"] @ [1, 1j]
-    u = arguments["template_mm"] @ [1, 1j]
-    borrowed = bool(np.isfinite(arguments["borrow_cost"]))
+    u = arguments["mean_mm"] @ [1, 1j]
+    borrowed = bool(np.isfinite(arguments["borrow_mm2"]))
     choices = all_choices(arguments["offsets"], missing=True, borrowed=borrowed)
     present = choices >= 0
     chosen = np.concatenate([p, [0]])[choices]
@@ -165,7 +165,7 @@ def enumerate_ls_chain(arguments: dict[str, Any]) -> Enumeration:
         a, b, c, arguments["max_rotation_rad"], arguments["min_scale"], arguments["max_scale"]
     )
     scores = np.concatenate([np.minimum(arguments["scores"], 1.0), [1.0]])[choices]
-    costs = residual + arguments["score_weight"] * (1 - scores).sum(axis=1)
+    costs = residual + arguments["score_weight_mm2"] * (1 - scores).sum(axis=1)
     costs += (~present * arguments["missing_costs"]).sum(axis=1)
     costs += offset_costs(arguments, choices)
     return Enumeration(choices, np.where(feasible, costs, np.inf))
@@ -175,7 +175,7 @@ def enumerate_first_last(arguments: dict[str, Any]) -> Enumeration:
     """The cost of every labelling, from the arguments of `_core.search_first_last`."""
     choices = all_choices(arguments["offsets"], missing=True)
     p = arguments["positions_mm"] @ [1, 1j]
-    u = arguments["template_mm"] @ [1, 1j]
+    u = arguments["mean_mm"] @ [1, 1j]
     scores = np.minimum(arguments["scores"], 1.0)
     costs = np.full(len(choices), np.inf)
     for index in np.flatnonzero(in_order(arguments, choices)):
@@ -191,14 +191,14 @@ def enumerate_first_last(arguments: dict[str, Any]) -> Enumeration:
         off = abs(k * (p[chosen] - p[chosen[0]]) - (u[discs] - u[discs[0]]))
         absent = np.setdiff1d(np.arange(len(u)), discs)
         costs[index] = (off[1:-1] ** 2).sum() + arguments["missing_costs"][absent].sum()
-        costs[index] += arguments["score_weight"] * (1 - scores[chosen]).sum()
+        costs[index] += arguments["score_weight_mm2"] * (1 - scores[chosen]).sum()
     return Enumeration(choices, costs)
 
 
 def enumerate_paper_order(
     positions_mm: Array,
     offsets: Array,
-    template_mm: Array,
+    mean_mm: Array,
     min_gap: float,
     missing_costs: Array,
     anchors: tuple[int, int],
@@ -207,9 +207,9 @@ def enumerate_paper_order(
     """Equation 3 of paper 1 for every labelling in order, missing discs at their cost."""
     v1, v5 = anchors
     choices = all_choices(offsets, missing=True)
-    skeleton = template_mm - template_mm[v1]
+    skeleton = mean_mm - mean_mm[v1]
     skeleton = skeleton / np.linalg.norm(skeleton[v5])
-    arguments = {"positions_mm": positions_mm, "template_mm": template_mm, "min_gap": min_gap}
+    arguments = {"positions_mm": positions_mm, "mean_mm": mean_mm, "min_gap": min_gap}
     costs = np.full(len(choices), np.inf)
     for index in np.flatnonzero(in_order(arguments, choices)):
         choice = choices[index]
@@ -244,12 +244,12 @@ def least_in_sector(
 
 
 def enumerate_paper(
-    positions_mm: Array, offsets: Array, template_mm: Array, anchors: tuple[int, int], squared: bool
+    positions_mm: Array, offsets: Array, mean_mm: Array, anchors: tuple[int, int], squared: bool
 ) -> Enumeration:
     """Equation 3 of paper 1 for every labelling, as it is printed (or as it was programmed)."""
     v1, v5 = anchors
     choices = all_choices(offsets, missing=False)
-    skeleton = template_mm - template_mm[v1]
+    skeleton = mean_mm - mean_mm[v1]
     skeleton = skeleton / np.linalg.norm(skeleton[v5])
     costs = np.full(len(choices), np.inf)
     for index, choice in enumerate(choices):

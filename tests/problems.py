@@ -30,9 +30,9 @@ CANDIDATES = Candidates(
 def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[str, Any]:
     """Ordinary and degenerate ones mixed: duplicates, collinear points, empty channels, ties."""
     steps = np.stack([rng.uniform(12, 35, channels), rng.normal(0, 4, channels)], axis=1)
-    template = np.cumsum(steps, axis=0)
+    mean = np.cumsum(steps, axis=0)
     k = rng.choice([1.0, rng.uniform(0.5, 1.6)]) * np.exp(1j * rng.normal(0, 0.3))
-    truth = (template @ [1, 1j]) * k
+    truth = (mean @ [1, 1j]) * k
     truth = np.stack([truth.real, truth.imag], axis=1) + rng.normal(0, 2, (channels, 2))
     points: list[Array] = []
     offsets = [0]
@@ -64,11 +64,11 @@ def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[s
         "positions_mm": positions,
         "scores": scores,
         "offsets": np.array(offsets, dtype=np.int64),
-        "template_mm": template,
+        "mean_mm": mean,
         "disc_weights": np.ones(channels) if plain else rng.uniform(0.2, 3, channels),
         "pair_weights": np.ones((channels, channels)) * rng.uniform(0, 2, (channels, channels)),
         "missing_costs": np.full(channels, 300.0) if plain else rng.uniform(0, 500, channels),
-        "score_weight": float(rng.choice([0.0, 10.0, 50.0])),
+        "score_weight_mm2": float(rng.choice([0.0, 10.0, 50.0])),
         "chain_weight": float(rng.choice([0.0, 1.0, 5.0])),
         "max_rotation_rad": float(rng.choice([0.0, 0.1, 0.35, 2.0, math.pi])),
         "min_scale": min_scale,
@@ -77,9 +77,9 @@ def random_problem(rng: np.random.Generator, channels: int, most: int) -> dict[s
         "min_present": int(rng.choice([1, 2, 3])),
         "max_present": 99,
         "rules": np.zeros(channels, dtype=np.int64),
-        "borrow_cost": math.inf,
-        "offset_change_cost": 0.0,
-        "offset_start_cost": 0.0,
+        "borrow_mm2": math.inf,
+        "offset_change_mm2": 0.0,
+        "offset_start_mm2": 0.0,
         "n_best": int(rng.choice([1, 4])),
         "node_budget": 10**7,
         "with_margins": True,
@@ -92,15 +92,15 @@ def banded_problem(
 ) -> dict[str, Any]:
     """Channels in separate bands of rows, so that small rotations keep their order."""
     rng = np.random.default_rng(seed)
-    template = np.stack([np.arange(channels) * 30.0, rng.normal(0, 4, channels)], axis=1)
+    mean = np.stack([np.arange(channels) * 30.0, rng.normal(0, 4, channels)], axis=1)
     counts = rng.integers(0, most + 1, channels)
     channel = np.repeat(np.arange(channels), counts)
-    positions = template[channel] + rng.uniform(-6, 6, (len(channel), 2))
+    positions = mean[channel] + rng.uniform(-6, 6, (len(channel), 2))
     return random_problem(rng, channels, 0) | {
         "positions_mm": positions,
         "scores": rng.uniform(0.2, 1, len(channel)),
         "offsets": np.concatenate([[0], np.cumsum(counts)]),
-        "template_mm": template,
+        "mean_mm": mean,
         "max_rotation_rad": math.pi,
         "min_scale": 0.0,
         "max_scale": math.inf,

@@ -274,11 +274,11 @@ def arguments_of(
         "positions_mm": candidates.positions[flat].reshape(-1, 2),
         "scores": candidates.scores[flat],
         "offsets": np.cumsum([0, *map(len, rows)]),
-        "template_mm": skeleton.mean_mm,
+        "mean_mm": skeleton.mean_mm,
         "disc_weights": np.ones(len(rows)),
         "pair_weights": skeleton.pair_weights,
         "missing_costs": np.full(len(rows), CONFIG.missing_penalty_mm2),
-        "score_weight": CONFIG.score_weight_mm2,
+        "score_weight_mm2": CONFIG.score_weight_mm2,
         "chain_weight": CONFIG.chain_weight,
         "max_rotation_rad": CONFIG.max_rotation_rad,
         "min_scale": CONFIG.min_scale,
@@ -287,9 +287,9 @@ def arguments_of(
         "min_present": present or CONFIG.min_present,
         "max_present": present or len(rows),
         "rules": rules,
-        "borrow_cost": CONFIG.borrow_mm2,
-        "offset_change_cost": CONFIG.offset_change_mm2,
-        "offset_start_cost": CONFIG.offset_start_mm2,
+        "borrow_mm2": CONFIG.borrow_mm2,
+        "offset_change_mm2": CONFIG.offset_change_mm2,
+        "offset_start_mm2": CONFIG.offset_start_mm2,
     }
 
 

@@ -45,7 +45,7 @@ def paper_arguments() -> dict[str, Any]:
         "positions_mm": np.repeat(template, 2, axis=0) + np.arange(20.0).reshape(10, 2) % 3,
         "scores": np.full(10, 0.8),
         "offsets": np.arange(0, 11, 2, dtype=np.int64),
-        "template_mm": template,
+        "mean_mm": template,
         "anchors": (0, 4),
         "squared": False,
         "n_best": 3,
@@ -65,10 +65,10 @@ def paper_order_arguments() -> dict[str, Any]:
 
 
 def first_last_arguments() -> dict[str, Any]:
-    names = ("positions_mm", "scores", "offsets", "template_mm", "n_best", "with_margins")
+    names = ("positions_mm", "scores", "offsets", "mean_mm", "n_best", "with_margins")
     return {name: paper_arguments()[name] for name in names} | {
         "missing_costs": np.full(5, 300.0),
-        "score_weight": 50.0,
+        "score_weight_mm2": 50.0,
         "max_rotation_rad": 0.35,
         "min_scale": 0.75,
         "max_scale": 1.35,
@@ -84,9 +84,9 @@ def ls_chain_arguments() -> dict[str, Any]:
         "min_present": 2,
         "max_present": 5,
         "rules": np.array([0, 1, 2, 3, 0]),
-        "borrow_cost": 10.0,
-        "offset_change_cost": 20.0,
-        "offset_start_cost": 5.0,
+        "borrow_mm2": 10.0,
+        "offset_change_mm2": 20.0,
+        "offset_start_mm2": 5.0,
         "node_budget": 1000,
         "tree_size": 10,
     }
@@ -185,7 +185,7 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
         ("search_paper", {"anchors": (0, 5)}),
         ("search_paper", {"anchors": (-1, 4)}),
         ("search_paper", {"anchors": (2, 2)}),
-        ("search_paper", {"template_mm": np.zeros((5, 2))}),
+        ("search_paper", {"mean_mm": np.zeros((5, 2))}),
         ("search_paper", {"n_best": 0}),
         ("search_paper", {"offsets": np.array([0, 2, 4, 6, 8, 11])}),
         ("search_paper", {"offsets": np.array([0, 2, 4, 6, 8, 9])}),
@@ -195,12 +195,12 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
         ("search_ls_chain", {"offsets": np.array([0, 12, 4, 6, 8, 10])}),
         ("search_ls_chain", {"positions_mm": np.full((10, 2), np.nan)}),
         ("search_ls_chain", {"scores": np.full(10, np.inf)}),
-        ("search_ls_chain", {"template_mm": np.full((5, 2), np.nan)}),
+        ("search_ls_chain", {"mean_mm": np.full((5, 2), np.nan)}),
         ("search_ls_chain", {"disc_weights": np.zeros(5)}),
         ("search_ls_chain", {"pair_weights": np.full((5, 5), -1.0)}),
         ("search_ls_chain", {"missing_costs": np.full(5, -1.0)}),
         ("search_ls_chain", {"missing_costs": np.full(5, np.nan)}),
-        ("search_ls_chain", {"score_weight": -1.0}),
+        ("search_ls_chain", {"score_weight_mm2": -1.0}),
         ("search_ls_chain", {"chain_weight": math.nan}),
         ("search_ls_chain", {"max_rotation_rad": 3.2}),
         ("search_ls_chain", {"max_rotation_rad": -0.1}),
@@ -222,12 +222,12 @@ def test_another_shape_is_a_value_error(function: str, name: str) -> None:
         ("search_paper_order", {"n_best": 0}),
         ("search_first_last", {"n_best": 0}),
         ("search_first_last", {"max_scale": 0.5}),
-        ("search_first_last", {"score_weight": math.nan}),
+        ("search_first_last", {"score_weight_mm2": math.nan}),
         ("search_first_last", {"missing_costs": np.full(5, math.inf)}),
-        ("search_ls_chain", {"borrow_cost": -1.0}),
-        ("search_ls_chain", {"borrow_cost": math.nan}),
-        ("search_ls_chain", {"offset_change_cost": math.inf}),
-        ("search_ls_chain", {"offset_start_cost": -1.0}),
+        ("search_ls_chain", {"borrow_mm2": -1.0}),
+        ("search_ls_chain", {"borrow_mm2": math.nan}),
+        ("search_ls_chain", {"offset_change_mm2": math.inf}),
+        ("search_ls_chain", {"offset_start_mm2": -1.0}),
         ("search_ls_chain", {"tree_size": -1}),
         ("search_ls_chain", {"n_best": 0}),
         ("search_ls_chain", {"node_budget": 0}),
@@ -395,7 +395,7 @@ def long_paper() -> Callable[[], Any]:
     rng = np.random.default_rng(0)
     positions, scores = rng.normal(size=(5 * count, 2)), np.ones(5 * count)
     offsets = np.arange(6, dtype=np.int64) * count
-    template = paper_arguments()["template_mm"]
+    template = paper_arguments()["mean_mm"]
     return lambda: _core.search_paper(positions, scores, offsets, template, (0, 4), False, 1, True)
 
 
@@ -406,13 +406,13 @@ def long_ls_chain() -> Callable[[], Any]:
         "positions_mm": np.repeat(template, 5, axis=0) + rng.normal(0, 40, (115, 2)),
         "scores": np.full(115, 0.5),
         "offsets": np.arange(24, dtype=np.int64) * 5,
-        "template_mm": template,
+        "mean_mm": template,
         "disc_weights": np.ones(23),
         "pair_weights": np.ones((23, 23)),
         "missing_costs": np.full(23, 300.0),
         "max_present": 23,
         "rules": np.zeros(23, dtype=np.int64),
-        "borrow_cost": math.inf,
+        "borrow_mm2": math.inf,
         "node_budget": 300_000,
     }
     return lambda: _core.search_ls_chain(**arguments)

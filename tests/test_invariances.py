@@ -22,9 +22,9 @@ SEEDS = st.integers(0, 10**6)
 
 # Searches.
 
-LISTS = ["positions_mm", "scores", "offsets", "template_mm", "n_best", "with_margins"]
+LISTS = ["positions_mm", "scores", "offsets", "mean_mm", "n_best", "with_margins"]
 ORDER = ["missing_costs", "min_gap"]
-LIMITS = ["score_weight", "max_rotation_rad", "min_scale", "max_scale"]
+LIMITS = ["score_weight_mm2", "max_rotation_rad", "min_scale", "max_scale"]
 MODES = {
     "paper": [*LISTS, "anchors", "squared"],
     "paper_order": [*LISTS, *ORDER, "anchors", "squared"],
@@ -34,9 +34,9 @@ MODES = {
         "min_present",
         "max_present",
         "rules",
-        "borrow_cost",
-        "offset_change_cost",
-        "offset_start_cost",
+        "borrow_mm2",
+        "offset_change_mm2",
+        "offset_start_mm2",
         "node_budget",
     ]
     + ["tree_size"],
@@ -104,7 +104,7 @@ def test_where_the_spine_lies_and_how_large_it_is(
 @given(seed=SEEDS, shift=st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)))
 def test_where_the_skeleton_lies(mode: str, seed: int, shift: tuple[float, float]) -> None:
     problem = problem_for(mode, seed, random_problem)
-    moved = problem | {"template_mm": problem["template_mm"] + shift}
+    moved = problem | {"mean_mm": problem["mean_mm"] + shift}
     assert_same(search(mode, problem), search(mode, moved))
 
 
@@ -116,9 +116,9 @@ def test_the_unit_of_length(mode: str, seed: int, unit: float) -> None:
     problem = problem_for(mode, seed, random_problem)
     area = 1.0 if mode.startswith("paper") else unit**2
     other = dict(problem)
-    for name in ("positions_mm", "template_mm"):
+    for name in ("positions_mm", "mean_mm"):
         other[name] = unit * problem[name]
-    for name in ("missing_costs", "score_weight"):
+    for name in ("missing_costs", "score_weight_mm2"):
         other[name] = area * problem[name]
     assert_same(search(mode, problem), search(mode, other), area)
 
@@ -129,7 +129,7 @@ def test_the_unit_of_length(mode: str, seed: int, unit: float) -> None:
 def test_left_and_right(mode: str, seed: int) -> None:
     """A mirrored image against a mirrored skeleton."""
     problem = problem_for(mode, seed, random_problem)
-    mirrored = {name: problem[name] * [1.0, -1.0] for name in ("positions_mm", "template_mm")}
+    mirrored = {name: problem[name] * [1.0, -1.0] for name in ("positions_mm", "mean_mm")}
     assert_same(search(mode, problem), search(mode, problem | mirrored))
 
 
@@ -139,14 +139,14 @@ def test_left_and_right(mode: str, seed: int) -> None:
 def test_up_and_down(mode: str, seed: int, borrow: float) -> None:
     """The channels in reverse order, and image and skeleton upside down."""
     problem = problem_for(mode, seed, random_problem)
-    problem |= {"borrow_cost": borrow, "offset_change_cost": 30.0}
-    last = len(problem["template_mm"]) - 1
+    problem |= {"borrow_mm2": borrow, "offset_change_mm2": 30.0}
+    last = len(problem["mean_mm"]) - 1
     count = len(problem["scores"])
     turned = problem | {
         "positions_mm": problem["positions_mm"][::-1] * [-1.0, 1.0],
         "scores": problem["scores"][::-1].copy(),
         "offsets": count - problem["offsets"][::-1],
-        "template_mm": problem["template_mm"][::-1] * [-1.0, 1.0],
+        "mean_mm": problem["mean_mm"][::-1] * [-1.0, 1.0],
         "missing_costs": problem["missing_costs"][::-1].copy(),
         "disc_weights": problem["disc_weights"][::-1].copy(),
         "pair_weights": np.ascontiguousarray(problem["pair_weights"][::-1, ::-1].T),
@@ -182,7 +182,7 @@ def test_a_channel_that_never_fires_and_may_be_missing_for_nothing(
     problem = problem_for(mode, seed, random_problem)
     wider = problem | {
         "offsets": np.insert(problem["offsets"], place, problem["offsets"][place]),
-        "template_mm": np.insert(problem["template_mm"], place, (17.0, 3.0), axis=0),
+        "mean_mm": np.insert(problem["mean_mm"], place, (17.0, 3.0), axis=0),
         "missing_costs": np.insert(problem["missing_costs"], place, 0.0),
         "disc_weights": np.insert(problem["disc_weights"], place, 2.0),
         "rules": np.insert(problem["rules"], place, 0),

@@ -67,7 +67,7 @@ def test_paper_agrees_with_enumeration(channels: int, most: int, squared: bool) 
         rng = np.random.default_rng([seed, channels, most])
         problem = random_problem(rng, channels, most)
         first, second = rng.choice(channels, 2, replace=False).tolist()
-        names = ("positions_mm", "offsets", "template_mm")
+        names = ("positions_mm", "offsets", "mean_mm")
         arguments = {name: problem[name] for name in names}
         arguments |= {"anchors": (first, second), "squared": squared}
         exact = oracles.enumerate_paper(**arguments)
@@ -86,7 +86,7 @@ def test_paper_agrees_with_visiting_all(
     """The papers' own algorithm, compiled, gets as far as eleven discs."""
     for seed in range(cases):
         problem = random_problem(np.random.default_rng([seed, channels, most]), channels, most)
-        names = ("positions_mm", "scores", "offsets", "template_mm")
+        names = ("positions_mm", "scores", "offsets", "mean_mm")
         arguments = {name: problem[name] for name in names}
         arguments |= {"anchors": (0, 4), "squared": squared}
         visited = _core.search_exhaustive(**arguments, most=10**8)
@@ -123,9 +123,9 @@ def test_borrowed_candidates_agree_with_enumeration(channels: int, most: int) ->
     for seed in range(150):
         rng = np.random.default_rng([seed, channels, most, 5])
         arguments = random_problem(rng, channels, most) | {
-            "borrow_cost": float(rng.choice([0.0, 10.0, 100.0])),
-            "offset_change_cost": float(rng.choice([0.0, 40.0, 200.0])),
-            "offset_start_cost": float(rng.choice([0.0, 30.0])),
+            "borrow_mm2": float(rng.choice([0.0, 10.0, 100.0])),
+            "offset_change_mm2": float(rng.choice([0.0, 40.0, 200.0])),
+            "offset_start_mm2": float(rng.choice([0.0, 30.0])),
         }
         exact = oracles.enumerate_ls_chain(arguments)
         assert_agrees(_core.search_ls_chain(**arguments), exact, arguments["n_best"])
@@ -151,7 +151,7 @@ def test_limits_and_rules_agree_with_enumeration(
             "rules": rng.choice(4, channels, p=[0.6, 0.15, 0.15, 0.1]) * known,
         }
         if borrowed:
-            arguments |= {"borrow_cost": 10.0, "offset_change_cost": 40.0, "offset_start_cost": 5.0}
+            arguments |= {"borrow_mm2": 10.0, "offset_change_mm2": 40.0, "offset_start_mm2": 5.0}
         exact = oracles.enumerate_ls_chain(arguments)
         result = _core.search_ls_chain(**arguments)
         assert_agrees(result, exact, arguments["n_best"])
@@ -169,7 +169,7 @@ def test_paper_order_agrees_with_enumeration(channels: int, most: int, squared: 
         rng = np.random.default_rng([seed, channels, most, 6])
         problem = random_problem(rng, channels, most)
         first, second = rng.choice(channels, 2, replace=False).tolist()
-        names = ("positions_mm", "offsets", "template_mm", "min_gap")
+        names = ("positions_mm", "offsets", "mean_mm", "min_gap")
         arguments = {name: problem[name] for name in names} | {
             "missing_costs": rng.uniform(0, 0.3, channels),
             "anchors": (first, second),
@@ -185,7 +185,7 @@ def test_paper_order_agrees_with_enumeration(channels: int, most: int, squared: 
 
 @pytest.mark.parametrize(("channels", "most"), [(1, 3), (2, 4), (3, 4), (4, 4), (5, 3), (6, 3)])
 def test_first_last_agrees_with_enumeration(channels: int, most: int) -> None:
-    names = ["positions_mm", "scores", "offsets", "template_mm", "missing_costs", "score_weight"]
+    names = ["positions_mm", "scores", "offsets", "mean_mm", "missing_costs", "score_weight_mm2"]
     names += ["max_rotation_rad", "min_scale", "max_scale", "min_gap"]
     for seed in range(200):
         rng = np.random.default_rng([seed, channels, most, 7])
@@ -592,7 +592,7 @@ def test_shift_margins_agree_with_enumeration(seed: int) -> None:
     candidates = Candidates(
         arguments["positions_mm"], arguments["scores"], arguments["offsets"], labels, (1.0, 1.0)
     )
-    skeleton = replace(straight_skeleton(), mean_mm=arguments["template_mm"])
+    skeleton = replace(straight_skeleton(), mean_mm=arguments["mean_mm"])
     config = SearchConfig(borrow_mm2=[None, 10.0][seed % 2])
     found = search_skeleton(candidates, skeleton, config)
     if not found.labels:
@@ -620,7 +620,7 @@ def test_shift_margins_agree_with_enumeration(seed: int) -> None:
             "disc_weights": np.ones(5),
             "pair_weights": skeleton.pair_weights,
             "missing_costs": np.full(5, config.missing_penalty_mm2),
-            "score_weight": config.score_weight_mm2,
+            "score_weight_mm2": config.score_weight_mm2,
             "chain_weight": config.chain_weight,
             "max_rotation_rad": config.max_rotation_rad,
             "min_scale": config.min_scale,
@@ -772,7 +772,7 @@ def test_paper_order_leaves_out_what_is_not_in_order() -> None:
 
 def test_huge_missing_costs_swallow_nothing() -> None:
     """Differences of prefix sums would be inexact here; found by tests/fuzz_core.py."""
-    names = ["positions_mm", "scores", "offsets", "template_mm", "missing_costs", "score_weight"]
+    names = ["positions_mm", "scores", "offsets", "mean_mm", "missing_costs", "score_weight_mm2"]
     names += ["max_rotation_rad", "min_scale", "max_scale", "min_gap"]
     for seed in range(40):
         problem = random_problem(np.random.default_rng([seed, 9]), 5, 3)
@@ -795,7 +795,7 @@ def test_modes_between_without_a_labelling(mode: Any) -> None:
 def test_margins_are_optional() -> None:
     arguments = banded_problem(3)
     assert len(_core.search_ls_chain(**arguments | {"with_margins": False}).margins) == 0
-    paper = {name: arguments[name] for name in ("positions_mm", "scores", "offsets", "template_mm")}
+    paper = {name: arguments[name] for name in ("positions_mm", "scores", "offsets", "mean_mm")}
     paper |= {"anchors": (1, 5), "squared": False, "n_best": 2}
     plain = _core.search_paper(**paper, with_margins=False)
     full = _core.search_paper(**paper, with_margins=True)
@@ -972,7 +972,7 @@ def test_shortcuts_save_time_only(without: str, channels: int, most: int, cases:
 def test_least_squares_fits_no_worse_than_the_ends_do(seed: int) -> None:
     """23 discs with up to 6 candidates, without the terms that `first_last` does not have."""
     arguments = random_problem(np.random.default_rng([seed, 78]), 23, 6)
-    names = ("positions_mm", "scores", "offsets", "template_mm", "missing_costs", "score_weight")
+    names = ("positions_mm", "scores", "offsets", "mean_mm", "missing_costs", "score_weight_mm2")
     names_of_limits = ("max_rotation_rad", "min_scale", "max_scale", "min_gap")
     shared = {name: arguments[name] for name in (*names, *names_of_limits)}
     flat = {"chain_weight": 0.0, "disc_weights": np.ones(23), "min_present": 2, "n_best": 1}

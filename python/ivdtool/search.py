@@ -533,7 +533,7 @@ def _arrays(
     npt.NDArray[np.int64],
     npt.NDArray[np.float64],
 ]:
-    """The arguments that all modes share: positions_mm, scores, offsets, template_mm."""
+    """The arguments that all modes share: positions_mm, scores, offsets, mean_mm."""
     return candidates.positions_mm, candidates.scores, candidates.offsets, skeleton.mean_mm
 
 
