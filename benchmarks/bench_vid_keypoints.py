@@ -1,4 +1,4 @@
-"""The skeleton search on real detections; `python -m benchmarks.vid_keypoints` prints all figures."""
+"""The skeleton search on real detections; `python -m benchmarks.vid_keypoints` prints them all."""
 
 import pytest
 from benchmarks.vid_keypoints import FILE, fold_of, read_scans, run

@@ -4,10 +4,11 @@
     python -m benchmarks.cohort FOLDER --settings 40
     python -m benchmarks.cohort FOLDER --memory 2000
 
-The first makes a cohort of real scans, phantoms and ten damaged ones in FOLDER and labels it scan by
-scan with `ivdtool label`, then with `ivdtool batch`: one job, two, Dask, and killed ten times and
-resumed. The second labels real scans with several numbers of jobs, threads and images per batch, in
-turns. The third labels phantoms, many times over, and fails where a process grows while it does.
+The first makes a cohort of real scans, phantoms and ten damaged ones in FOLDER and labels it scan
+by scan with `ivdtool label`, then with `ivdtool batch`: one job, two, Dask, and killed ten times
+and resumed. The second labels real scans with several numbers of jobs, threads and images per
+batch, in turns. The third labels phantoms, many times over, and fails where a process grows while
+it does.
 """
 
 import argparse
@@ -237,7 +238,7 @@ def accept(folder: Path, count: int) -> None:
 
 
 def compare_settings(folder: Path, count: int) -> None:
-    """Label the same real scans with every one of `SETTINGS`, in turns: same discs, ratios of time."""
+    """Label the same real scans with each of `SETTINGS`, in turns: same discs, ratios of time."""
     scans = folder / "real"
     real = images_below(DATA / "spine-mri")
     shutil.rmtree(scans, ignore_errors=True)
@@ -308,7 +309,7 @@ def watch_memory(folder: Path, count: int) -> None:
 
 
 def check_growth(highest: Sequence[tuple[float, float]]) -> None:
-    """Of the main process and the largest worker, in MiB by quarter; both are at work in the second."""
+    """Of the main process and the largest worker, in MiB by quarter; in the second both work."""
     _, (main, worker), _, (last_main, last_worker) = highest
     expect(main and last_main, "a quarter went by unseen; watch more scans")
     expect(

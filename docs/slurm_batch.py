@@ -2,8 +2,8 @@
 
 python slurm_batch.py JOBS INPUT -o OUTPUT [more options of `ivdtool batch`]
 
-Run it where it may stay as long as the batch takes, in tmux or in a small job of its own. If it ends
-early, run it again with --resume. What fits your cluster is in `slurm_cluster`.
+Run it where it may stay as long as the batch takes, in tmux or in a small job of its own. If it
+ends early, run it again with --resume. What fits your cluster is in `slurm_cluster`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Search problems to test with: arguments of `_core.search_ls_chain`, the other modes take fewer."""
+"""Search problems to test with: arguments of `_core.search_ls_chain`; other modes take fewer."""
 
 import math
 from typing import Any

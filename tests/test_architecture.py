@@ -40,8 +40,8 @@ ALLOWED = {
     "metadata": "candidates.CandidateConfig config discs levels.LevelCalibration "
     "preprocessing.PreprocessingConfig search.SearchConfig skeleton.Skeleton verdict.Judge",
     "modelfile": "errors",
-    "inference": "device errors files modelfile heatmaps.Heatmaps heatmaps.cells_to_pixels metadata "
-    "preprocessing.Image torch",
+    "inference": "device errors files modelfile heatmaps.Heatmaps heatmaps.cells_to_pixels "
+    "metadata preprocessing.Image torch",
     "constraints": "candidates.Candidates discs errors preprocessing.Grid search skeleton.Skeleton",
     "levels": "discs search.Assignment",
     "heatmaps": "_core",
@@ -53,23 +53,27 @@ ALLOWED = {
     "search_tree": "candidates.Candidates discs explain.REASONS files search",
     "measurement": "bids discs errors files labels skeleton",
     "labels": "__version__ discs errors files volumes | writers",
-    "writers": "errors files labels.DiscLabels labels.read_labels",
+    "writers": "errors files labels.DiscLabels labels.read_labels volumes.read_volume",
     "overlay": "files",
     "phantom": "discs",
     "phantom_dataset": "errors files phantom writers",
     # the stages together
-    "labelling": "errors inference.Model metadata.ModelInfo pipeline volumes.read_volume writers | overlay",
+    "labelling": "errors inference.Model metadata.ModelInfo pipeline volumes.read_volume writers "
+    "| overlay",
     "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
     "plane preprocessing search verdict volumes",
     "bids": "errors files labels.find_label_file labels.is_label_file",
     "batch.inputs": "bids errors files labels.is_label_file writers.default_name",
-    "batch.worker": "__version__ errors files modelfile.BATCH_SIZE writers | inference labelling pipeline.Constraints",
+    "batch.worker": "__version__ errors files modelfile.BATCH_SIZE writers | inference labelling "
+    "pipeline.Constraints",
     "batch.pool": "batch.worker errors",
     "batch.dask_pool": "batch.pool batch.worker errors",
     "batch.manifest": "batch.worker errors",
-    "batch.plan": "batch.inputs.Scan batch.manifest batch.worker errors files writers.check_replaceable",
+    "batch.plan": "batch.inputs.Scan batch.manifest batch.worker errors files "
+    "writers.check_replaceable",
     "batch.progress": "",
-    "batch.summary": "__version__ batch.inputs.Scan batch.manifest batch.worker.DiscRow errors files",
+    "batch.summary": "__version__ batch.inputs.Scan batch.manifest batch.worker.DiscRow errors "
+    "files",
     "batch.derivatives": "__version__ files",
     "batch.run": "batch.derivatives batch.inputs batch.manifest batch.plan batch.progress "
     "batch.summary batch.worker errors files",
@@ -82,12 +86,12 @@ ALLOWED = {
     "diagrams": "errors files",
     "reports": "__version__ discs evaluation files metadata.ModelInfo scoring.Evaluation",
     "comparison": "bids config device errors files labels.Disc labels.DiscLabels methods.registry "
-    "plane preprocessing scoring training.checkpoint training.loop.TrainingConfig training.presets "
-    "training.progress.Progress training.run volumes writers torch",
+    "plane preprocessing scoring training.checkpoint training.loop.TrainingConfig "
+    "training.presets training.progress.Progress training.run volumes writers torch",
     "comparison_report": "__version__ comparison diagrams evaluation.Summary files report_folder "
     "reports",
-    "report_folder": "__version__ diagrams discs errors evaluation files labels overlay plane preprocessing "
-    "reliability.Reliability reports scoring volumes.read_volume",
+    "report_folder": "__version__ diagrams discs errors evaluation files labels overlay plane "
+    "preprocessing reliability.Reliability reports scoring volumes.read_volume",
     "export": "files inference.INFO_FILE metadata.ModelInfo networks.blocks.Norm torch",
     "training.losses": "training.candidate_loss training.counts training.batches.Batch torch",
     "training.counts": "networks.counting training.batches.Batch torch",
@@ -95,45 +99,47 @@ ALLOWED = {
     "training.augmentation": "torch",
     "training.dataset": "bids errors files labels preprocessing volumes",
     "training.composition": "discs.ALL_LABELS training.dataset.Case",
-    "training.batches": "heatmaps training.augmentation training.composition training.dataset torch",
+    "training.batches": "heatmaps training.augmentation training.composition training.dataset "
+    "torch",
     "training.stream": "training.batches.Batch torch",
     "training.slabs": "errors files labels preprocessing training.dataset volumes",
     "training.checkpoint": "errors files model torch",
     "training.engine": "device errors torch",
     "training.history": "diagrams files | torch",
     "training.progress": "",
-    "training.loop": "config discs errors model preprocessing.PreprocessingConfig skeleton.Skeleton "
-    "training.augmentation training.batches training.checkpoint training.dataset.Case "
-    "training.engine.Precision "
-    "training.history training.losses training.stream torch",
+    "training.loop": "config discs errors model preprocessing.PreprocessingConfig "
+    "skeleton.Skeleton training.augmentation training.batches training.checkpoint "
+    "training.dataset.Case training.engine.Precision training.history training.losses "
+    "training.stream torch",
     "training.validation": "evaluation training.dataset",
     "training.run": "config discs errors files methods.registry skeleton.Skeleton "
     "training.checkpoint training.dataset training.engine training.loop training.progress "
     "training.slabs torch",
     "training.release": "__version__ calibration evaluation.TOLERANCE_MM candidates errors export "
-    "inference levels metadata.ModelInfo model.STRIDE networks.ensemble.Ensemble pipeline.credible "
-    "preprocessing search skeleton.Skeleton training.augmentation training.checkpoint training.dataset training.loop "
-    "verdict torch",
+    "inference levels metadata.ModelInfo model.STRIDE networks.ensemble.Ensemble "
+    "pipeline.credible preprocessing search skeleton.Skeleton training.augmentation "
+    "training.checkpoint training.dataset training.loop verdict torch",
     "training.presets": "config errors training.loop",
     "training.__init__": "",
     "methods.method": "skeleton.Skeleton training.dataset training.loop torch",
-    "methods.pose": "candidates heatmaps.Heatmaps methods.method model.STRIDE search skeleton.Skeleton "
-    "training.dataset training.loop training.validation torch",
+    "methods.pose": "candidates heatmaps.Heatmaps methods.method model.STRIDE search "
+    "skeleton.Skeleton training.dataset training.loop training.validation torch",
     "methods.counting": "candidates heatmaps.Heatmaps methods.method methods.pose model.STRIDE "
     "networks.counting skeleton.Skeleton torch",
-    "methods.lookonce": "candidates.Candidates heatmaps.cells_to_pixels methods.method methods.pose "
-    "model.STRIDE skeleton.Skeleton training.candidate_loss torch",
-    "methods.template": "candidates config heatmaps methods.method methods.pose "
-    "networks.template skeleton.Skeleton training.checkpoint training.dataset training.loop torch",
+    "methods.lookonce": "candidates.Candidates heatmaps.cells_to_pixels methods.method "
+    "methods.pose model.STRIDE skeleton.Skeleton training.candidate_loss torch",
+    "methods.template": "candidates config heatmaps methods.method methods.pose networks.template "
+    "skeleton.Skeleton training.checkpoint training.dataset training.loop torch",
     "methods.registry": "methods preprocessing.PreprocessingConfig skeleton.Skeleton "
     "training.checkpoint training.loop torch",
     "methods.__init__": "",
     "benchmark.timing": "errors",
     "benchmark.heatmaps": "benchmark.timing heatmaps",
     "benchmark.candidates": "benchmark.heatmaps benchmark.timing candidates heatmaps",
-    "benchmark.search": "_core benchmark.timing candidates.CandidateConfig candidates.Candidates discs search skeleton.Skeleton",
-    "benchmark.pipeline": "benchmark.timing files heatmaps.Heatmaps inference labels.DiscLabels phantom phantom_dataset "
-    "pipeline preprocessing.Image volumes writers",
+    "benchmark.search": "_core benchmark.timing candidates.CandidateConfig candidates.Candidates "
+    "discs search skeleton.Skeleton",
+    "benchmark.pipeline": "benchmark.timing files heatmaps.Heatmaps inference labels.DiscLabels "
+    "phantom phantom_dataset pipeline preprocessing.Image volumes writers",
     "benchmark.report": "__version__ benchmark errors files",
     "benchmark.__init__": "",
     # the surface: everything heavy is imported when it is called

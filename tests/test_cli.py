@@ -304,14 +304,18 @@ def test_a_sidecar_alone_is_somebodys_work(run: Run, scan: Path, tmp_path: Path)
     assert err.startswith(f"Error: {twin}: ivdtool did not write these labels")
 
 
-def test_corrected_labels_in_a_folder_are_kept(run: Run, scan: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("brush", [1, 2])
+def test_corrected_labels_in_a_folder_are_kept(
+    run: Run, scan: Path, tmp_path: Path, brush: int
+) -> None:
+    """Moved, or painted anew with a brush of several voxels, which are no valid labels yet."""
     labels = tmp_path / "sub-01_T2w_label-discs_dlabel.nii.gz"
     assert run("label", scan, "-o", tmp_path, "-q")[0] == 0
     image = nib.nifti1.load(labels)
     values = np.asarray(image.dataobj).copy()
     (place,) = np.argwhere(values == 24)
     values[tuple(place)] = 0
-    values[place[0], place[1], place[2] - 3] = 24
+    values[place[0], place[1] : place[1] + brush, place[2] - 3] = 24
     write(labels, values, image.affine)
     corrected = labels.read_bytes()
     code, _, err = run("label", scan, "-o", tmp_path)

@@ -67,7 +67,7 @@ def test_regions_and_doubts_differ() -> None:
 
 
 def test_truth_beside_predictions() -> None:
-    """Names of the truth stand in front, where the picture is widened; colours say what is right."""
+    """Names of the truth stand in front, where the picture is widened; colours tell right ones."""
     points = [
         OverlayPoint(20, 5, "L3/L4", 0.9, right=True),
         OverlayPoint(60, 5, "L4/L5", 0.9, right=False),

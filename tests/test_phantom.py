@@ -59,7 +59,8 @@ def test_same_seed_same_bytes() -> None:
 def test_threads_change_nothing() -> None:
     """A sum in another order differs in the last bit, which now and then is another voxel value."""
     code = (
-        "import hashlib; from dataclasses import replace; from ivdtool.phantom import make_phantom; "
+        "import hashlib; from dataclasses import replace; "
+        "from ivdtool.phantom import make_phantom; "
         "from ivdtool.phantom_dataset import random_config; c = random_config(90000, 'lumbar'); "
         "p = make_phantom(replace(c, slices=3, thickness_mm=2.5, lateral_mm=0.0)); "
         "print(hashlib.sha256(p.image.to_bytes()).hexdigest())"
@@ -225,9 +226,10 @@ def test_random_configs_vary() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"region": "tail"}, {"contrast": "CT"}, {"first_label": 2}, {"first_label": 25, "last_label": 24},
-        {"spacing_mm": 0.0}, {"slices": 0}, {"noise": -1.0}, {"orientation": "PIX"},
-        {"orientation": "PPR"}, {"orientation": "PI"}, {"spine_position": 1.5},
+        {"region": "tail"}, {"contrast": "CT"}, {"first_label": 2},
+        {"first_label": 25, "last_label": 24}, {"spacing_mm": 0.0}, {"slices": 0}, {"noise": -1.0},
+        {"orientation": "PIX"}, {"orientation": "PPR"}, {"orientation": "PI"},
+        {"spine_position": 1.5},
     ],
 )  # fmt: skip
 def test_bad_config(wrong: dict[str, Any]) -> None:

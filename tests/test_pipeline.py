@@ -257,7 +257,7 @@ def test_a_disc_rather_wrong_than_right_keeps_an_image_from_certain(
     """As constraints may ask for: the evidence of the others stays as good as before."""
     nib.save(lumbar.image, tmp_path / "a.nii")
     labels = ivdtool.label(tmp_path / "a.nii", model=model)
-    evidence = Evidence(1.0, 1.0, 0.0, anchored=True, consecutive=True)
+    evidence = Evidence(1.0, 1.0, 0.0, anchored=True, consecutive=True, size=1.0)
     assert _judge(labels, evidence, False, model.info).verdict == "certain"
     doubtful = replace(labels.discs[-1], confidence=0.49)
     others = labels.discs[:-1]
@@ -273,6 +273,20 @@ def test_a_disc_rather_wrong_than_right_keeps_an_image_from_certain(
     judged = _judge(gap, replace(evidence, consecutive=False), False, model.info)
     assert judged.verdict == "check"
     assert judged.warnings[-1].endswith(f"between the others no {others[1].name} was found")
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.35])
+def test_a_spine_of_unusual_size_is_never_certain(
+    model: Model, lumbar: Phantom, tmp_path: Path, factor: float
+) -> None:
+    """A header whose voxel size is wrong, as after a conversion from pictures."""
+    nib.save(lumbar.image, tmp_path / "a.nii")
+    assert ivdtool.label(tmp_path / "a.nii", model=model).verdict == "certain"
+    affine = lumbar.image.affine @ np.diag([factor, factor, factor, 1])
+    nib.save(nib.Nifti1Image(np.asarray(lumbar.image.dataobj), affine), tmp_path / "b.nii")
+    labels = ivdtool.label(tmp_path / "b.nii", model=model)
+    assert labels.verdict == "check"
+    assert "times the usual size" in labels.warnings[-1]
 
 
 def test_a_result_keeps_the_image_grid(model: Model, lumbar: Phantom, tmp_path: Path) -> None:

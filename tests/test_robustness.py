@@ -1,4 +1,4 @@
-"""The robustness sweep: points move with the anatomy, and outcomes are counted as they should be."""
+"""The robustness sweep: points move with the anatomy, and outcomes are counted rightly."""
 
 import json
 from collections.abc import Mapping

@@ -190,7 +190,7 @@ def test_an_image_without_prediction_is_missed(dataset: Path, tmp_path: Path) ->
 
 
 def test_labels_with_a_description_are_found(dataset: Path, tmp_path: Path) -> None:
-    """As `batch --bids-suffix label-discs_desc-ours_dlabel` writes them; the plain name comes first."""
+    """As `batch --bids-suffix label-discs_desc-ours_dlabel` writes them; plain names come first."""
     predictions = tmp_path / "predictions"
     shutil.copytree(dataset / "derivatives" / "labels", predictions)
     for path in sorted(predictions.rglob("*_label-discs_dlabel.*")):

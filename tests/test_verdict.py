@@ -67,10 +67,12 @@ def test_the_ends_may_be_weak() -> None:
 
 
 @given(st.floats(0.8, 1.2), st.floats(-0.3, 0.3))
-def test_size_and_rotation_of_the_spine_are_no_evidence(scale: float, angle: float) -> None:
+def test_size_and_rotation_of_the_spine_are_not_irregular(scale: float, angle: float) -> None:
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     points = scale * MEAN_MM @ turn.T + [30.0, 110.0]
-    assert observe(points, np.full(6, 0.9)).irregularity < 0.08
+    evidence = observe(points, np.full(6, 0.9))
+    assert evidence.irregularity < 0.08
+    assert evidence.size == pytest.approx(scale, rel=0.03)
 
 
 def test_a_skipped_disc_shows_in_the_steps() -> None:
@@ -111,6 +113,16 @@ def test_two_discs_have_no_proportions() -> None:
     assert evidence.weakest == pytest.approx(0.8, abs=0.1)
 
 
+def test_one_disc_has_no_size() -> None:
+    found = search_skeleton(
+        find_candidates(draw(MEAN_MM + PLACE, [0, 0, 0.9, 0, 0, 0]), CandidateConfig()),
+        SKELETON,
+        SearchConfig(missing_penalty_mm2=3000.0, score_weight_mm2=3000.0, min_present=1),
+    )
+    evidence = gather_evidence(found, GRID)
+    assert (evidence.size, evidence.irregularity) == (1.0, 0.0)
+
+
 def test_nothing_found_cannot_be_judged() -> None:
     heatmaps = draw(MEAN_MM + PLACE, np.zeros(6))
     with pytest.raises(ValueError, match="no disc"):
@@ -118,7 +130,7 @@ def test_nothing_found_cannot_be_judged() -> None:
 
 
 def test_better_evidence_is_likelier_right() -> None:
-    good = Evidence(weakest=0.8, mean=0.9, irregularity=0.05, anchored=True, consecutive=True)
+    good = Evidence(0.8, 0.9, 0.05, anchored=True, consecutive=True, size=1.0)
     best = judge().probability(good)
     odds = -4.0 + 9 * 0.8 + 3 * 0.9 - 8 * 0.05
     assert best == pytest.approx(1 / (1 + math.exp(-odds)))
@@ -130,13 +142,20 @@ def test_better_evidence_is_likelier_right() -> None:
         assert judge().probability(worse) < best
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.booleans(), st.booleans())
+@given(
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.booleans(),
+    st.booleans(),
+    st.floats(0.3, 3.0),
+)
 def test_verdicts_are_ordered(
-    weakest: float, mean: float, irregular: float, anchored: bool, consecutive: bool
+    weakest: float, mean: float, irregular: float, anchored: bool, consecutive: bool, size: float
 ) -> None:
-    evidence = Evidence(weakest, mean, irregular, anchored, consecutive)
+    evidence = Evidence(weakest, mean, irregular, anchored, consecutive, size)
     probability = judge().probability(evidence)
-    best = "certain" if anchored and consecutive else "check"
+    best = "certain" if anchored and consecutive and 0.8 <= size <= 1.25 else "check"
     expected = best if probability >= 0.8 else "check" if probability >= 0.3 else "refused"
     assert judge().verdict(evidence) == expected
 
@@ -163,7 +182,9 @@ def draw_images(count: int, seed: int = 0) -> Drawn:
     """Images whose truth follows `judge()`."""
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.uniform(0.2, 1, count), rng.uniform(0.2, 1, count), rng.random(count)])
-    evidence = [Evidence(weak, mean, uneven, True, True) for weak, mean, uneven in drawn.T.tolist()]
+    evidence = [
+        Evidence(weak, mean, uneven, True, True, 1.0) for weak, mean, uneven in drawn.T.tolist()
+    ]
     right = [bool(rng.random() < judge().probability(e)) for e in evidence]
     return evidence, right, [f"sub-{i % 15:02}" for i in range(count)]
 
@@ -194,7 +215,7 @@ def test_the_bounds_hold_for_subjects_not_fitted_on() -> None:
     """One subject's images are all wrong, and look good: the bounds must not have learnt that."""
     evidence, right, subjects = draw_images(300, seed=1)
     fitted = fit_judge(evidence, right, right, subjects)
-    odd = [Evidence(0.9, 0.95, 0.02, anchored=True, consecutive=True)] * 60
+    odd = [Evidence(0.9, 0.95, 0.02, anchored=True, consecutive=True, size=1.0)] * 60
     outcome = right + [False] * 60
     harder = fit_judge(evidence + odd, outcome, outcome, subjects + ["sub-odd"] * 60)
     assert harder.certain > fitted.certain

@@ -12,8 +12,9 @@ from ivdtool.verdict import Evidence, Judge
 __all__ = ["fit_calibration", "fit_judge", "fit_level_calibration"]
 
 RIDGE = 1.0  # keeps the weights finite where right and wrong separate perfectly
-# Of the wrong windows, at least this share is not called certain. They are harder than scans: with 0.8
-# all wrong scans of the robustness sweep on val are flagged, with 0.9 more of the right ones as well.
+# Of the wrong windows, at least this share is not called certain. They are harder than scans: with
+# 0.8 all wrong scans of the robustness sweep on val are flagged, with 0.9 more of the right ones as
+# well.
 FLAGGED_WRONG = 0.8
 REFUSED_BELOW = 0.1  # of the least probability of labels of use: val shows not all there is
 
@@ -50,8 +51,8 @@ def fit_judge(
     """Fit the probability that an image is right throughout, and the bounds of the verdicts.
 
     The bounds rest on probabilities that were fitted without the image's own subject: 80 % of the
-    wrong images are not certain; none whose labels are of use is refused, since a user who is told to
-    look can mend two discs more easily than place all of them.
+    wrong images are not certain; none whose labels are of use is refused, since a user who is told
+    to look can mend two discs more easily than place all of them.
 
     Args:
         evidence: per image.

@@ -60,8 +60,8 @@ SMALLEST_BODY, LARGEST_BODY = 0.5, 1.5  # median of an image's steps: a small ch
 # larger since errors of the labels come on top.
 STEP_SPREAD, BODY_SPREAD = 0.09, 0.1
 # How much better another numbering must fit, as a difference of -2 log likelihood. Among those
-# volumes the true numbering is beaten by 5 at most, in 143 Spine Generic scans with points placed by
-# hand by 8.
+# volumes the true numbering is beaten by 5 at most, in 143 Spine Generic scans with points placed
+# by hand by 8.
 SHIFT_EVIDENCE = 10.0
 IMPOSSIBLE = -10.0  # evidence for a shift that would leave the range of labels
 

@@ -78,8 +78,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    label, batch, train, presets, compare, export, evaluate, check_data, phantom, show_model, benchmark,
-    skeleton,
+    label, batch, train, presets, compare, export, evaluate, check_data, phantom, show_model,
+    benchmark, skeleton,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

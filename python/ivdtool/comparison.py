@@ -194,8 +194,8 @@ def compare_methods(
     Raises:
         InputError: the data set is unusable.
         ModelError: a checkpoint in `folder` is unusable.
-        UsageError: settings are refused, no CUDA device, or `folder` holds runs on other data, with another
-            budget, or other settings.
+        UsageError: settings are refused, no CUDA device, or `folder` holds runs on other data, with
+            another budget, or other settings.
     """
     settings = _read_all(methods)
     images = _scored_images(dataset, split)

@@ -30,10 +30,10 @@ PANELS = ("found_pct", "shifted_pct", "paper_fnr_pct", "paper_fpr_pct", "l2_p95"
 SEARCH_COLOURS = {True: "#0072b2", False: "#d55e00"}
 
 NOTES = """\
-- Rows **with search** choose among a method's candidates by the skeleton search; rows **without** take
-  what the method has by its own means: the highest peak of each heatmap, the names that follow from
-  the order of counted discs, the classifier's candidates, the walk from template to template. The
-  networks of both papers were published with the search, the other methods without.
+- Rows **with search** choose among a method's candidates by the skeleton search; rows **without**
+  take what the method has by its own means: the highest peak of each heatmap, the names that follow
+  from the order of counted discs, the classifier's candidates, the walk from template to template.
+  The networks of both papers were published with the search, the other methods without.
 - Slabs lie where the annotated discs do, as in the papers; finding that plane is no part of this.
 - `mean ± standard deviation` over seeds, of the figures of whole runs; the latter needs two.
 """

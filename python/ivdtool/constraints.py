@@ -1,4 +1,4 @@
-"""What a user knows of an image beforehand: the first disc, their number, places of some of them."""
+"""What a user knows of an image beforehand: the first disc, their number, places of some."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

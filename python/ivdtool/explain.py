@@ -48,7 +48,8 @@ def _cost_lines(assignment: Assignment) -> Iterator[str]:
     if assignment.optimal:
         yield "  proved: no labelling costs less"
     else:
-        yield f"  not proved: some labelling may cost as little as {assignment.lower_bound:.{digits}f}"
+        least = f"{assignment.lower_bound:.{digits}f}"
+        yield f"  not proved: some labelling may cost as little as {least}"
     if unit == " mm2":
         degrees = math.degrees(assignment.rotation_rad)
         yield f"  the spine is scaled by {assignment.scale:.3f} and turned by {degrees:.1f} degrees"

@@ -48,10 +48,10 @@ class _FixedNorm(nn.Module):
 def export_model(network: nn.Module, info: ModelInfo, path: Path) -> None:
     """Write a self-contained model file.
 
-    Weights are rounded to 16 bits, which changes heatmaps by some 0.001 and packs (in wheels) to 60 %
-    of the size. The network is scripted in eval mode and frozen: constants are folded, normalisation into the
-    convolution before it, so that the file runs without this package's source and loads and runs
-    faster. `network` itself is left in eval mode.
+    Weights are rounded to 16 bits, which changes heatmaps by some 0.001 and packs (in wheels) to
+    60 % of the size. The network is scripted in eval mode and frozen: constants are folded,
+    normalisation into the convolution before it, so that the file runs without this package's
+    source and loads and runs faster. `network` itself is left in eval mode.
 
     Args:
         network: image (N, 1, H, W) to heatmaps per stack.

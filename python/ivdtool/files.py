@@ -83,9 +83,9 @@ def make_folder(path: Path) -> None:
 def find_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files below a folder whose paths there match a shell pattern, sorted.
 
-    As in a shell, ``**`` stands for any folders, none among them, and hidden files and folders match
-    only what begins with a dot. Symbolic links to folders are followed, though not in circles;
-    `Path.glob` leaves them out or not by the version of Python.
+    As in a shell, ``**`` stands for any folders, none among them, and hidden files and folders
+    match only what begins with a dot. Symbolic links to folders are followed, though not in
+    circles; `Path.glob` leaves them out or not by the version of Python.
 
     Raises:
         InputError: a folder cannot be read.
@@ -125,8 +125,8 @@ def _list_folder(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
             listed = list(entries)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be read ({error.strerror}); make it readable, or give a pattern that "
-            "leaves it out"
+            f"{folder}: cannot be read ({error.strerror}); make it readable, or give a pattern "
+            "that leaves it out"
         ) from error
     return (stat.st_dev, stat.st_ino), listed
 

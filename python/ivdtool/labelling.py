@@ -28,8 +28,8 @@ class Targets:
 
     Attributes:
         labels: the label image; its sidecar has the same stem. None writes neither.
-        picture: PNG of the slab with the discs; beside labels, one that cannot be drawn or written is
-            a warning.
+        picture: PNG of the slab with the discs; beside labels, one that cannot be drawn or written
+            is a warning.
         reproducible: leave the date out of the sidecar.
         slicer: a point list for 3D Slicer beside the label image.
     """

@@ -57,7 +57,7 @@ class LevelCalibration:
             raise ValueError(f"warn_above must lie in 0..1, not {self.warn_above}")
 
     def probabilities(self, evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """(..., 2, 3) evidence to (..., 2) probabilities, one level up and down, below 1 together."""
+        """(..., 2, 3) evidence to (..., 2) probabilities, a level up and down, below 1 together."""
         log_odds = evidence @ [self.margin, self.room, self.sacrum] + self.intercept
         odds = np.exp(np.clip(log_odds, -30, 30))
         return np.asarray(odds / (1 + odds.sum(axis=-1, keepdims=True)))

@@ -210,7 +210,8 @@ def _make_labels(
     if found.levels_moved:
         way = "lower" if found.levels_moved > 0 else "higher"
         warnings.append(
-            f"every disc is named {abs(found.levels_moved)} level(s) {way} than without {constraints}"
+            f"every disc is named {abs(found.levels_moved)} level(s) {way} "
+            f"than without {constraints}"
         )
     if found.left_out:
         warnings.append(
@@ -246,6 +247,9 @@ def _judge(
             own = {disc.label for disc in labels.discs}
             missing = sorted(set(range(min(own), max(own))) - own)
             doubt += f"; between the others no {', '.join(map(disc_name, missing))} was found"
+        if not evidence.of_usual_size:
+            doubt += f"; the spine is {evidence.size:.2f} times the usual size"
+            doubt += ": a child's, or is the voxel size in the header wrong?"
         if contradicted:
             doubt += "; what was said of the levels does not agree with the image"
         warnings = (*warnings, f"{verdict}: {doubt}")

@@ -41,7 +41,7 @@ class PlaneConfig:
 
 
 def plane_through(volume: Volume, world_mm: npt.ArrayLike) -> float:
-    """Return the sagittal slice index (fractional) of points (N, 3), by the median; in the volume."""
+    """Return the sagittal slice index (fractional) of points (N, 3): the median; in the volume."""
     lateral = volume.axes[0][0]
     voxels = apply_affine(np.linalg.inv(volume.affine), np.asarray(world_mm))
     return float(np.clip(np.median(voxels[:, lateral]), 0, volume.shape[lateral] - 1))

@@ -57,21 +57,22 @@ PAPERS = ("discs", "paper_dtt_mean", "paper_dtt_std", "paper_fnr_pct", "paper_fp
 LEVELS = ("discs", "found_pct", "precision_pct", "mislabelled_pct", "l2_median", "l2_p95")
 
 MEANINGS = """\
-- **found**: the prediction of the same label lies within 5 mm. Its share of the annotated discs is the
-  recall, and the identification rate at 5 mm.
+- **found**: the prediction of the same label lies within 5 mm. Its share of the annotated discs is
+  the recall, and the identification rate at 5 mm.
 - **precision**: share of the predictions with a disc of the same label within 5 mm.
 - **identified (20 mm)**: the nearest prediction has the right label and lies within 20 mm.
 - **shifted**: at least half of the annotated discs of an image have a prediction of another label
   within 5 mm. The level-shift rate is the share of such images.
 - **perfect**: every annotated disc found, and no other prediction.
-- **L2**, **SI**: mm in the sagittal plane, and along superior-inferior alone, from an annotated disc to
-  the prediction of the same label, however far that is.
-- **DTT, FNR, FPR**: as Azad et al. 2021 define them (section 4.1): distance along superior-inferior to
-  the nearest prediction whatever its label; discs that are 5 mm or more from all predictions, and
-  predictions that are so from all discs, both in per cent of the discs. They do not see a column
-  that is off by a level.
-- Distances leave the left-right axis out, since a point's place on it is a convention. Labels that are
-  marked unknown or uncertain count for nothing; an image without a prediction counts as all missed.
+- **L2**, **SI**: mm in the sagittal plane, and along superior-inferior alone, from an annotated
+  disc to the prediction of the same label, however far that is.
+- **DTT, FNR, FPR**: as Azad et al. 2021 define them (section 4.1): distance along superior-inferior
+  to the nearest prediction whatever its label; discs that are 5 mm or more from all predictions,
+  and predictions that are so from all discs, both in per cent of the discs. They do not see a
+  column that is off by a level.
+- Distances leave the left-right axis out, since a point's place on it is a convention. Labels that
+  are marked unknown or uncertain count for nothing; an image without a prediction counts as all
+  missed.
 """
 
 
@@ -238,7 +239,8 @@ def _markdown(evaluation: Evaluation, shown: Mapping[str, CaseScore]) -> str:
     sections = [
         "# Evaluation of disc labels",
         f"`{evaluation.predictions}` against `{evaluation.dataset}`{split}: {total.images} images "
-        + f"of {subjects} subjects, {total.discs} annotated discs. Written by ivdtool {__version__}.",
+        + f"of {subjects} subjects, {total.discs} annotated discs. "
+        + f"Written by ivdtool {__version__}.",
     ]
     if evaluation.missing:
         names = ", ".join(f"`{name}`" for name in evaluation.missing)
@@ -279,14 +281,15 @@ def _markdown(evaluation: Evaluation, shown: Mapping[str, CaseScore]) -> str:
 
 def _reliability_text(reliability: Reliability) -> list[str]:
     rows = [
-        f"| {own.low:.1f} to {own.high:.1f} | {own.count} | {own.confidence:.3f} | {own.right:.3f} |"
+        f"| {own.low:.1f} to {own.high:.1f} | {own.count} "
+        f"| {own.confidence:.3f} | {own.right:.3f} |"
         for own in reliability.bins
         if own.count
     ]
     return [
-        f"Expected calibration error {reliability.ece:.3f} over {reliability.count} predicted discs: "
-        + "the distance between confidence and share of right ones, averaged over ten bins by how "
-        + "many discs are in them.",
+        f"Expected calibration error {reliability.ece:.3f} over {reliability.count} predicted "
+        + "discs: the distance between confidence and share of right ones, averaged over ten bins "
+        + "by how many discs are in them.",
         "![reliability](reliability.png)",
         "\n".join(["| confidence | discs | mean | right |", "|---|---|---|---|", *rows]),
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, atomic_writes, nifti_bytes, nifti_stem
 from ivdtool.labels import DiscLabels, read_labels
+from ivdtool.volumes import read_volume
 
 __all__ = [
     "check_replaceable",
@@ -124,9 +125,13 @@ def check_replaceable(labels: Path, known_as_ours: bool = False) -> None:
 def _is_edited(labels: Path) -> bool:
     """Whether a label image is not as its sidecar says."""
     try:
-        return bool(read_labels(labels).disputed)
+        read_volume(labels)
     except InputError:
         return False  # damaged: nobody's work
+    try:
+        return bool(read_labels(labels).disputed)
+    except InputError:
+        return True  # it can be read, but is not as ivdtool writes it: a brush is several voxels
 
 
 def write_labels(

@@ -74,7 +74,7 @@ def test_two_processes_train_as_one(
 def test_two_processes_of_the_command(
     plain_config: TrainingConfig, spines: Path, tmp_path: Path
 ) -> None:
-    """The network as it is: on CPUs batch statistics are those of half a batch, so about the same."""
+    """The network as it is: on CPUs batch statistics are of half a batch, so about the same."""
     plain_config = replace(plain_config, batch=replace(plain_config.batch, size=16))
     settings = tmp_path / "settings.toml"
     settings.write_text(to_toml(plain_config), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a batch has to do: of each scan, whether it is labelled already, failed, or to be labelled."""
+"""What a batch has to do: which scans are labelled already, failed, or to be labelled."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

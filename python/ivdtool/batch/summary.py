@@ -88,8 +88,8 @@ def write_tables(
 
 
 _COLUMNS = (
-    "input", "output", "status", "discs", "verdict", "probability", "warnings", "error_kind", "error",
-    "seconds", "attempts",
+    "input", "output", "status", "discs", "verdict", "probability", "warnings", "error_kind",
+    "error", "seconds", "attempts",
 )  # fmt: skip
 
 
@@ -97,6 +97,6 @@ def _cells(row: Row, status: str) -> list[Any]:
     warnings = "; ".join(json.loads(row.warnings))
     probability = None if row.probability is None else f"{row.probability:.3f}"
     return [
-        row.input, row.output, status, row.discs, row.verdict, probability, warnings, row.error_kind,
-        row.error, f"{row.seconds:.3f}", row.attempts,
+        row.input, row.output, status, row.discs, row.verdict, probability, warnings,
+        row.error_kind, row.error, f"{row.seconds:.3f}", row.attempts,
     ]  # fmt: skip

@@ -81,7 +81,8 @@ def format_report(report: Report) -> str:
         spread = timing.ratio
         time = ("~" if timing.extrapolated else "") + _duration(timing.microseconds.median)
         lines.append(
-            f"  {timing.name:<{max(width, len(head) - 2)}}  {time:>10}  {_number(spread.median):>15}"
+            f"  {timing.name:<{max(width, len(head) - 2)}}  {time:>10}"
+            f"  {_number(spread.median):>15}"
             f"  {_number(spread.minimum):>9} {_number(spread.maximum):>9}  {timing.rounds:>6}"
         )
     if any(timing.extrapolated for timing in report.timings):

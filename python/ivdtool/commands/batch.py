@@ -137,8 +137,8 @@ def batch(
 ) -> int:
     """Label all scans of INPUTS: folders, BIDS data sets, NIfTI files, quoted patterns.
 
-    The output folder mirrors the input and gets a manifest of what became of every scan, summary.csv,
-    summary.json and discs.csv. One bad scan does not stop the others.
+    The output folder mirrors the input and gets a manifest of what became of every scan,
+    summary.csv, summary.json and discs.csv. One bad scan does not stop the others.
     """
     from ivdtool.batch.inputs import Filters, Shard, find_scans, take_shard
     from ivdtool.batch.progress import Progress, terminal_progress

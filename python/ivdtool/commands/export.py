@@ -19,7 +19,7 @@ __all__ = ["export"]
     "--calibrate",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Data set on whose val split confidence and verdict are fitted; may be given several times.",
+    help="Data set on whose val split confidence and verdict are fitted; may be given repeatedly.",
 )
 @log_option
 def export(

@@ -38,7 +38,7 @@ def is_lower(case: Case) -> bool:
 
 
 def _has_enough(case: Case) -> bool:
-    """Whether there is a vertebra to copy, and no level is left out: copies are told by counting."""
+    """Whether there is a vertebra to copy, and no level left out: copies are told by counting."""
     first, last = case.labels[0], case.labels[-1]
     return last - first >= COPIED and case.labels == tuple(range(first, last + 1))
 
@@ -64,7 +64,7 @@ class _Part:
     stretch: float = 1.0
 
     def at(self, level: float) -> Floats:
-        """(2,) (row, col) of the column at a level, as what it stands for; lines beyond the ends."""
+        """(2,) (row, col) of the column at a level, as what it stands for; lines past the ends."""
         own, levels = level - self.move, np.array(self.case.labels, dtype=float)
         return np.array([_line(own, levels, values) for values in self.case.points.T])
 
@@ -76,7 +76,7 @@ class _Part:
         return max(first, 0.0), min(last, len(self.pixels) - 1.0)
 
     def shown(self) -> Iterator[tuple[int, Floats, bool]]:
-        """Yield what is annotated between its ends: label, as what it stands for, place, certain."""
+        """Yield what is annotated between its ends: label as what it stands for, place, certain."""
         case = self.case
         for own, point, certain in zip(case.labels, case.points, case.certain, strict=True):
             label = own + self.move

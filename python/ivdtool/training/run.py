@@ -194,8 +194,8 @@ def _gather(
         raise InputError(f"{datasets[0]}: no image of split train can be used, see above")
     if not checks:
         progress.warn(
-            f"{datasets[0]}: no image of split val can be used; figures of val say nothing, and the "
-            "last checkpoint is as good as the best"
+            f"{datasets[0]}: no image of split val can be used; figures of val say nothing, and "
+            "the last checkpoint is as good as the best"
         )
     if config.optimiser.patience and not checks:
         raise UsageError(f"{datasets[0]}: to stop early (patience) needs images of split val")
@@ -241,8 +241,8 @@ def mean_skeleton(cases: Sequence[Case], labels: Sequence[int]) -> Skeleton:
         skeleton = Skeleton.from_points(points)
     except ValueError as error:
         raise InputError(
-            f"training labels: no mean skeleton: {error}; add images that do, or set labels to those "
-            "of one region"
+            f"training labels: no mean skeleton: {error}; add images that do, or set labels to "
+            "those of one region"
         ) from error
     if skeleton.labels != tuple(labels):
         raise InputError(
