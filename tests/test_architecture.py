@@ -55,7 +55,10 @@ ALLOWED = {
     "labels": "__version__ discs errors files volumes | writers",
     "writers": "errors files labels.DiscLabels labels.read_labels volumes.read_volume",
     "overlay": "files",
-    "phantom": "discs",
+    "phantom_anatomy": "",
+    "phantom_tissues": "phantom_anatomy.Floats",
+    "phantom_painter": "phantom_anatomy phantom_tissues.smooth_field",
+    "phantom": "discs phantom_anatomy phantom_painter.Painter phantom_tissues",
     "phantom_dataset": "errors files phantom writers",
     # the stages together
     "labelling": "errors inference.Model metadata.ModelInfo pipeline volumes.read_volume writers "
