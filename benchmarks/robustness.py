@@ -27,7 +27,8 @@ from scipy import ndimage
 from ivdtool.errors import NoDiscError
 from ivdtool.evaluation import TOLERANCE_MM
 from ivdtool.inference import Model, load_model
-from ivdtool.labels import DiscLabels, LabelPoints, read_labels
+from ivdtool.label_files import LabelPoints, read_labels
+from ivdtool.labels import DiscLabels
 from ivdtool.pipeline import LabelConfig, label_discs
 from ivdtool.reliability import measure_reliability
 from ivdtool.training.dataset import UNSURE_MM, Source, find_sources

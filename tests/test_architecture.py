@@ -51,9 +51,10 @@ ALLOWED = {
     "verdict": "discs labels.Verdict preprocessing.Grid search.Assignment",
     "explain": "discs search.Assignment",
     "search_tree": "candidates.Candidates discs explain.REASONS files search",
-    "measurement": "bids discs errors files labels skeleton",
-    "labels": "__version__ discs errors files volumes | writers",
-    "writers": "errors files labels.DiscLabels labels.read_labels volumes.read_volume",
+    "measurement": "bids discs errors files label_files skeleton",
+    "labels": "__version__ discs | writers",
+    "label_files": "discs errors files volumes",
+    "writers": "errors files labels.DiscLabels label_files.read_labels volumes.read_volume",
     "overlay": "files",
     "phantom_anatomy": "",
     "phantom_tissues": "phantom_anatomy.Floats",
@@ -65,8 +66,8 @@ ALLOWED = {
     "| overlay",
     "pipeline": "candidates constraints discs errors inference labels levels metadata.ModelInfo "
     "plane preprocessing search verdict volumes",
-    "bids": "errors files labels.find_label_file labels.is_label_file",
-    "batch.inputs": "bids errors files labels.is_label_file writers.default_name",
+    "bids": "errors files label_files.find_label_file label_files.is_label_file",
+    "batch.inputs": "bids errors files label_files.is_label_file writers.default_name",
     "batch.worker": "__version__ errors files modelfile.BATCH_SIZE writers | inference labelling "
     "pipeline.Constraints",
     "batch.pool": "batch.worker errors",
@@ -81,11 +82,11 @@ ALLOWED = {
     "batch.run": "batch.derivatives batch.inputs batch.manifest batch.plan batch.progress "
     "batch.summary batch.worker errors files",
     "batch.__init__": "",
-    "checks": "bids discs errors files labels skeleton.Skeleton volumes",
+    "checks": "bids discs errors files label_files skeleton.Skeleton volumes",
     "evaluation": "",
     "reliability": "",
     "calibration": "levels metadata.Calibration verdict.Evidence verdict.Judge",
-    "scoring": "bids discs errors evaluation files labels reliability volumes",
+    "scoring": "bids discs errors evaluation files label_files reliability volumes",
     "diagrams": "errors files",
     "reports": "__version__ discs evaluation files metadata.ModelInfo scoring.Evaluation",
     "comparison": "bids config device errors files labels.Disc labels.DiscLabels methods.registry "
@@ -93,19 +94,19 @@ ALLOWED = {
     "training.presets training.progress.Progress training.run volumes writers torch",
     "comparison_report": "__version__ comparison diagrams evaluation.Summary files report_folder "
     "reports",
-    "report_folder": "__version__ diagrams discs errors evaluation files labels overlay plane "
-    "preprocessing reliability.Reliability reports scoring volumes.read_volume",
+    "report_folder": "__version__ diagrams discs errors evaluation files label_files overlay "
+    "plane preprocessing reliability.Reliability reports scoring volumes.read_volume",
     "export": "files inference.INFO_FILE metadata.ModelInfo networks.blocks.Norm torch",
     "training.losses": "training.candidate_loss training.counts training.batches.Batch torch",
     "training.counts": "networks.counting training.batches.Batch torch",
     "training.candidate_loss": "training.batches.Batch torch",
     "training.augmentation": "torch",
-    "training.dataset": "bids errors files labels preprocessing volumes",
+    "training.dataset": "bids errors files label_files preprocessing volumes",
     "training.composition": "discs.ALL_LABELS training.dataset.Case",
     "training.batches": "heatmaps training.augmentation training.composition training.dataset "
     "torch",
     "training.stream": "training.batches.Batch torch",
-    "training.slabs": "errors files labels preprocessing training.dataset volumes",
+    "training.slabs": "errors files label_files preprocessing training.dataset volumes",
     "training.checkpoint": "errors files model torch",
     "training.engine": "device errors torch",
     "training.history": "diagrams files | torch",

@@ -30,7 +30,7 @@ from ivdtool.batch.worker import BatchConfig, Outcome, Task
 from ivdtool.bids import images_below
 from ivdtool.errors import InputError, IvdtoolError, ModelError, UsageError
 from ivdtool.files import is_temporary
-from ivdtool.labels import LABEL_SUFFIXES
+from ivdtool.label_files import LABEL_SUFFIXES
 from ivdtool.writers import sidecar_path
 
 CONFIG = BatchConfig(model=batch_stub.__file__)

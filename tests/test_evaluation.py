@@ -14,7 +14,7 @@ from nibabel.affines import from_matvec
 from nibabel.eulerangles import euler2mat
 
 from ivdtool.evaluation import CaseScore, score_case, summarise, summarise_levels
-from ivdtool.labels import read_labels
+from ivdtool.label_files import read_labels
 
 Points = dict[int, npt.NDArray[np.float64]]
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ivdtool.diagrams import check_matplotlib
 from ivdtool.errors import UsageError
-from ivdtool.labels import Disc, DiscLabels, read_labels
+from ivdtool.label_files import read_labels
+from ivdtool.labels import Disc, DiscLabels
 from ivdtool.phantom_dataset import write_phantoms
 from ivdtool.report_folder import worst_images, write_report
 from ivdtool.scoring import Evaluation, evaluate_folder

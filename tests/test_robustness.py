@@ -14,7 +14,8 @@ from benchmarks import robustness
 from benchmarks.robustness import CHANGES, Outcome, change_volume, judge, summarise, to_markdown
 from nibabel.affines import apply_affine
 
-from ivdtool.labels import Disc, DiscLabels, LabelPoints
+from ivdtool.label_files import LabelPoints
+from ivdtool.labels import Disc, DiscLabels
 from ivdtool.phantom_dataset import write_phantoms
 from ivdtool.volumes import Volume
 

@@ -16,7 +16,8 @@ import pytest
 from nibabel.affines import apply_affine
 
 from ivdtool.errors import InputError, UsageError
-from ivdtool.labels import Disc, DiscLabels, LabelPoints, find_label_file, read_labels
+from ivdtool.label_files import LabelPoints, find_label_file, read_labels
+from ivdtool.labels import Disc, DiscLabels
 from ivdtool.phantom import Phantom
 from ivdtool.scoring import Evaluation, evaluate_folder
 

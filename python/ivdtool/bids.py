@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ivdtool.errors import InputError
 from ivdtool.files import find_files, is_nifti, nifti_stem
-from ivdtool.labels import find_label_file, is_label_file
+from ivdtool.label_files import find_label_file, is_label_file
 
 __all__ = [
     "BidsImage",

@@ -16,7 +16,7 @@ from ivdtool.bids import BidsImage, find_images, read_participants
 from ivdtool.discs import ALL_LABELS, disc_label, disc_name
 from ivdtool.errors import InputError
 from ivdtool.files import find_files, nifti_stem
-from ivdtool.labels import (
+from ivdtool.label_files import (
     LANDMARKS,
     MAX_ROUNDING,
     LabelPoints,

@@ -10,7 +10,7 @@ from ivdtool.bids import find_images
 from ivdtool.discs import disc_name
 from ivdtool.errors import InputError
 from ivdtool.files import atomic_write
-from ivdtool.labels import read_labels
+from ivdtool.label_files import read_labels
 from ivdtool.skeleton import Skeleton
 
 __all__ = ["describe_skeleton", "measure_skeleton", "read_skeleton", "write_skeleton"]

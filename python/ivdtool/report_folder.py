@@ -13,7 +13,7 @@ from ivdtool.discs import disc_name
 from ivdtool.errors import UsageError
 from ivdtool.evaluation import CaseScore, Summary
 from ivdtool.files import atomic_write
-from ivdtool.labels import LabelPoints, read_labels
+from ivdtool.label_files import LabelPoints, read_labels
 from ivdtool.overlay import OverlayPoint, write_overlay
 from ivdtool.plane import plane_through
 from ivdtool.preprocessing import PreprocessingConfig, prepare_image

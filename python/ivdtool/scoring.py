@@ -9,7 +9,7 @@ from ivdtool.discs import disc_name
 from ivdtool.errors import InputError, UsageError
 from ivdtool.evaluation import CaseScore, Summary, score_case, summarise, summarise_levels
 from ivdtool.files import find_files, nifti_stem
-from ivdtool.labels import LabelPoints, labels_by_image, read_labels
+from ivdtool.label_files import LabelPoints, labels_by_image, read_labels
 from ivdtool.reliability import Reliability, measure_reliability
 from ivdtool.volumes import read_affine
 

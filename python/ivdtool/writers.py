@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, atomic_writes, nifti_bytes, nifti_stem
-from ivdtool.labels import DiscLabels, read_labels
+from ivdtool.label_files import read_labels
+from ivdtool.labels import DiscLabels
 from ivdtool.volumes import read_volume
 
 __all__ = [

@@ -12,7 +12,7 @@ import ivdtool
 from ivdtool.candidates import CandidateConfig
 from ivdtool.errors import InputError, ModelError, UsageError
 from ivdtool.inference import load_model
-from ivdtool.labels import read_labels
+from ivdtool.label_files import read_labels
 from ivdtool.metadata import Calibration
 from ivdtool.pipeline import LabelConfig, label
 from ivdtool.preprocessing import PreprocessingConfig

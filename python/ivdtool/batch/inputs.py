@@ -12,7 +12,7 @@ from pathlib import Path
 from ivdtool.bids import anatomical_images, images_below, is_dataset
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, find_files, is_nifti, nifti_stem
-from ivdtool.labels import is_label_file
+from ivdtool.label_files import is_label_file
 from ivdtool.writers import default_name
 
 __all__ = ["Filters", "Scan", "Shard", "find_scans", "take_shard"]

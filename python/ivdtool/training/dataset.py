@@ -13,7 +13,7 @@ from nibabel.affines import apply_affine
 from ivdtool.bids import find_images
 from ivdtool.errors import InputError
 from ivdtool.files import nifti_stem
-from ivdtool.labels import LabelPoints, label_files, read_labels
+from ivdtool.label_files import LabelPoints, label_files, read_labels
 from ivdtool.preprocessing import Image, PreprocessingConfig, prepare_image
 from ivdtool.volumes import Volume, read_volume
 

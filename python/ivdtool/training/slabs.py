@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ivdtool import labels, preprocessing, volumes
+from ivdtool import label_files, preprocessing, volumes
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import atomic_write, check_archive, make_folder
 from ivdtool.preprocessing import PreprocessingConfig
@@ -97,7 +97,7 @@ def _entry(digest: str, config: SlabConfig, cache: Path) -> Path:
 def _code_version() -> str:
     """A hash of the modules that make slabs: another version's entries must not be taken."""
     digest = hashlib.sha256()
-    for module in (dataset, labels, preprocessing, volumes):
+    for module in (dataset, label_files, preprocessing, volumes):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
