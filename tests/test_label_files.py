@@ -10,8 +10,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from labelled import SHAPE, make_labels, oblique_affine
 from nibabel.affines import apply_affine
+from tests.labelled import SHAPE, make_labels, oblique_affine
 
 from ivdtool.errors import InputError
 from ivdtool.label_files import LabelPoints, find_label_file, read_labels

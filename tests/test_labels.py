@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from labelled import SHAPE, make_header, make_labels, oblique_affine
+from tests.labelled import SHAPE, make_header, make_labels, oblique_affine
 
 from ivdtool.labels import Disc, DiscLabels
 
