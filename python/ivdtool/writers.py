@@ -126,13 +126,12 @@ def check_replaceable(labels: Path, known_as_ours: bool = False) -> None:
 def _is_edited(labels: Path) -> bool:
     """Whether a label image is not as its sidecar says."""
     try:
-        read_volume(labels)
-    except InputError:
-        return False  # damaged: nobody's work
-    try:
         return bool(read_labels(labels).disputed)
     except InputError:
-        return True  # it can be read, but is not as ivdtool writes it: a brush is several voxels
+        with suppress(InputError):
+            read_volume(labels)
+            return True  # whole, but not as ivdtool writes it: a brush is several voxels
+        return False  # damaged: nobody's work
 
 
 def write_labels(
