@@ -257,7 +257,7 @@ def test_a_disc_rather_wrong_than_right_keeps_an_image_from_certain(
     """As constraints may ask for: the evidence of the others stays as good as before."""
     nib.save(lumbar.image, tmp_path / "a.nii")
     labels = ivdtool.label(tmp_path / "a.nii", model=model)
-    evidence = Evidence(1.0, 1.0, 0.0, anchored=True, consecutive=True, size=1.0)
+    evidence = Evidence(1.0, 1.0, 0.0, anchored=True)
     assert _judge(labels, evidence, False, model.info).verdict == "certain"
     doubtful = replace(labels.discs[-1], confidence=0.49)
     others = labels.discs[:-1]
@@ -269,8 +269,8 @@ def test_a_disc_rather_wrong_than_right_keeps_an_image_from_certain(
     assert judged.verdict == "check"
     assert judged.warnings[-1].endswith("does not agree with the image")
 
-    gap = replace(labels, discs=(others[0], *others[2:]))
-    judged = _judge(gap, replace(evidence, consecutive=False), False, model.info)
+    gap = replace(evidence, missing=(others[1].label,))
+    judged = _judge(labels, gap, False, model.info)
     assert judged.verdict == "check"
     assert judged.warnings[-1].endswith(f"between the others no {others[1].name} was found")
 

@@ -15,7 +15,7 @@ from ivdtool.heatmaps import Heatmaps, draw_heatmaps
 from ivdtool.preprocessing import Grid
 from ivdtool.search import Assignment, SearchConfig, search_skeleton
 from ivdtool.skeleton import Skeleton
-from ivdtool.verdict import Evidence, Judge, gather_evidence
+from ivdtool.verdict import BORDER_ROOM_MM, Evidence, Judge, gather_evidence
 
 LABELS = (20, 21, 22, 23, 24, 25)
 MEAN_MM = np.array([[0.0, 0.0], [30, 2], [62, 6], [96, 8], [130, 6], [160, -6]])
@@ -101,10 +101,46 @@ def test_the_last_disc_above_the_border_anchors_nothing(below: float, anchored: 
 
 def test_a_disc_that_is_left_out_between_others() -> None:
     points = MEAN_MM + PLACE
-    assert observe(points, np.full(6, 0.9)).consecutive
+    assert observe(points, np.full(6, 0.9)).missing == ()
     evidence = observe(points, [0.9, 0.9, 0, 0.9, 0.9, 0.9])
-    assert not evidence.consecutive
+    assert evidence.missing == (22,)
     assert judge().verdict(replace(evidence, weakest=1.0, mean=1.0)) == "check"
+
+
+@given(st.floats(0.85, 1.2), st.floats(-0.3, 0.3), st.integers(1, 4))
+def test_labels_that_end_where_the_spine_goes_on(scale: float, angle: float, last: int) -> None:
+    """As where only the neck of a whole spine is found: what there is of it is regular."""
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    points = scale * MEAN_MM @ turn.T + [20.0, 110.0]
+    heights = np.where(np.arange(6) <= last, 0.9, 0)
+    found = search(draw(points, heights))
+    evidence = gather_evidence(found, GRID, level_known=True)
+    assert evidence.missed == LABELS[last + 1 :]
+    assert judge().verdict(replace(evidence, size=1.0)) == "check"
+    # the next one's place is 15 mm or less from the border
+    below = points[last + 1, 0] + 0.5 + BORDER_ROOM_MM
+    for end, missed in ((below - 4, ()), (below + 4, (LABELS[last + 1],))):
+        grid = replace(GRID, content=(0, round(end), 0, 256))
+        assert gather_evidence(found, grid, level_known=True).missed == missed
+
+
+def test_labels_begin_where_the_spine_begins() -> None:
+    points = MEAN_MM + PLACE
+    assert observe(points, [0, 0.9, 0.9, 0.9, 0.9, 0.9]).missed == (20,)
+    above = replace(GRID, content=(40, 256, 0, 256))
+    found = search(draw(points, [0, 0.9, 0.9, 0.9, 0.9, 0.9]))
+    assert gather_evidence(found, above).missed == ()
+    # what the user says is not in view is not missed
+    assert gather_evidence(replace(found, rules={20: "absent"}), GRID).missed == ()
+    counted = replace(found, config=replace(found.config, max_present=5))
+    assert gather_evidence(counted, GRID).missed == ()
+
+
+def test_an_unproved_search_is_never_certain() -> None:
+    evidence = replace(observe(MEAN_MM + PLACE, np.full(6, 0.9)), anchored=True)
+    assert evidence.proved
+    assert judge().verdict(evidence) == "certain"
+    assert judge().verdict(replace(evidence, proved=False)) == "check"
 
 
 def test_two_discs_have_no_proportions() -> None:
@@ -130,7 +166,7 @@ def test_nothing_found_cannot_be_judged() -> None:
 
 
 def test_better_evidence_is_likelier_right() -> None:
-    good = Evidence(0.8, 0.9, 0.05, anchored=True, consecutive=True, size=1.0)
+    good = Evidence(0.8, 0.9, 0.05, anchored=True)
     best = judge().probability(good)
     odds = -4.0 + 9 * 0.8 + 3 * 0.9 - 8 * 0.05
     assert best == pytest.approx(1 / (1 + math.exp(-odds)))
@@ -147,15 +183,20 @@ def test_better_evidence_is_likelier_right() -> None:
     st.floats(0, 1),
     st.floats(0, 1),
     st.booleans(),
-    st.booleans(),
+    st.sampled_from([(), (21,)]),
     st.floats(0.3, 3.0),
 )
 def test_verdicts_are_ordered(
-    weakest: float, mean: float, irregular: float, anchored: bool, consecutive: bool, size: float
+    weakest: float,
+    mean: float,
+    irregular: float,
+    anchored: bool,
+    missing: tuple[int, ...],
+    size: float,
 ) -> None:
-    evidence = Evidence(weakest, mean, irregular, anchored, consecutive, size)
+    evidence = Evidence(weakest, mean, irregular, anchored, missing, size)
     probability = judge().probability(evidence)
-    best = "certain" if anchored and consecutive and 0.8 <= size <= 1.25 else "check"
+    best = "certain" if anchored and not missing and 0.8 <= size <= 1.25 else "check"
     expected = best if probability >= 0.8 else "check" if probability >= 0.3 else "refused"
     assert judge().verdict(evidence) == expected
 
@@ -183,7 +224,7 @@ def draw_images(count: int, seed: int = 0) -> Drawn:
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.uniform(0.2, 1, count), rng.uniform(0.2, 1, count), rng.random(count)])
     evidence = [
-        Evidence(weak, mean, uneven, True, True, 1.0) for weak, mean, uneven in drawn.T.tolist()
+        Evidence(weak, mean, uneven, anchored=True) for weak, mean, uneven in drawn.T.tolist()
     ]
     right = [bool(rng.random() < judge().probability(e)) for e in evidence]
     return evidence, right, [f"sub-{i % 15:02}" for i in range(count)]
@@ -215,7 +256,7 @@ def test_the_bounds_hold_for_subjects_not_fitted_on() -> None:
     """One subject's images are all wrong, and look good: the bounds must not have learnt that."""
     evidence, right, subjects = draw_images(300, seed=1)
     fitted = fit_judge(evidence, right, right, subjects)
-    odd = [Evidence(0.9, 0.95, 0.02, anchored=True, consecutive=True, size=1.0)] * 60
+    odd = [Evidence(0.9, 0.95, 0.02, anchored=True)] * 60
     outcome = right + [False] * 60
     harder = fit_judge(evidence + odd, outcome, outcome, subjects + ["sub-odd"] * 60)
     assert harder.certain > fitted.certain

@@ -78,7 +78,7 @@ def fit_judge(
         unseen[own] = _logistic(design[own], _fit_logistic(design[~own], target[~own]))
     intercept, *scaled = _fit_logistic(design, target)
     weakest, mean, irregularity = map(float, np.array(scaled) / scale)
-    likely = np.where([e.can_be_certain for e in evidence], unseen, 0)
+    likely = np.where([not e.doubts for e in evidence], unseen, 0)
     wrong = np.sort(likely[target == 0])
     check = REFUSED_BELOW * float(unseen[np.array(usable)].min(initial=1.0))
     certain = 0.0

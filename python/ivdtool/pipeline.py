@@ -46,8 +46,8 @@ class LabelConfig:
         preprocessing: replaces the model's.
         plane: how the sagittal plane is looked for.
         constraints: what is known of the discs beforehand.
-        min_score: labels whose mean heatmap value is lower are refused. Noise gives at most 0.2,
-            the faintest of the real val images 0.59.
+        min_score: labels whose mean heatmap value is lower count as no disc found. Noise gives at
+            most 0.2, the faintest of the real val images 0.59.
         keep_refused: return labels that the verdict refuses, instead of an error.
     """
 
@@ -234,24 +234,16 @@ def _judge(
     if info.judge is None:
         return labels
     verdict, probability = info.judge.verdict(evidence), info.judge.probability(evidence)
+    doubts = [*evidence.doubts]
+    if contradicted:
+        doubts.append("what was said of the levels does not agree with the image")
     least = min(labels.discs, key=lambda disc: disc.confidence)
-    if verdict == "certain" and (least.confidence < DOUBTFUL_DISC or contradicted):
+    if verdict == "certain" and (doubts or least.confidence < DOUBTFUL_DISC):
         verdict = "check"
     warnings = labels.warnings
     if verdict != "certain":
-        doubt = f"all labels are right with a probability of {probability:.2f}"
-        doubt += f", the least sure is {least.name}"
-        if not evidence.anchored:
-            doubt += "; neither C2/C3 nor L5/S1 is well in view to tell the level by"
-        if not evidence.consecutive:
-            own = {disc.label for disc in labels.discs}
-            missing = sorted(set(range(min(own), max(own))) - own)
-            doubt += f"; between the others no {', '.join(map(disc_name, missing))} was found"
-        if not evidence.of_usual_size:
-            doubt += f"; the spine is {evidence.size:.2f} times the usual size"
-            doubt += ": a child's, or is the voxel size in the header wrong?"
-        if contradicted:
-            doubt += "; what was said of the levels does not agree with the image"
+        right = f"all labels are right with a probability of {probability:.2f}"
+        doubt = "; ".join([f"{right}, the least sure is {least.name}", *doubts])
         warnings = (*warnings, f"{verdict}: {doubt}")
     return replace(labels, verdict=verdict, probability=probability, warnings=warnings)
 
