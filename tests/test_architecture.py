@@ -54,7 +54,7 @@ ALLOWED = {
     "measurement": "bids discs errors files label_files skeleton",
     "labels": "__version__ discs | writers",
     "label_files": "discs errors files volumes",
-    "writers": "errors files labels.DiscLabels label_files.read_labels volumes.read_volume",
+    "writers": "discs errors files labels.DiscLabels label_files.read_labels volumes.read_volume",
     "overlay": "files",
     "phantom_anatomy": "",
     "phantom_tissues": "phantom_anatomy.Floats",

@@ -4,6 +4,7 @@ import gc
 import gzip
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,12 +12,14 @@ import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 import ivdtool
+import ivdtool.labelling
 from ivdtool.cli import main
 from ivdtool.commands.imports import heavy_imports
 from ivdtool.discs import disc_name
@@ -321,6 +324,43 @@ def test_corrected_labels_in_a_folder_are_kept(
     code, _, err = run("label", scan, "-o", tmp_path)
     assert (code, labels.read_bytes()) == (2, corrected)
     assert err.startswith(f"Error: {labels}: these labels were edited since ivdtool wrote them")
+
+
+def test_one_image_too_much_costs_no_other(
+    run: Run, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where memory ends: nothing that the image's own checks know of."""
+    large = tmp_path / "in" / "a_T2w.nii.gz"
+    large.parent.mkdir()
+    for path in (large, large.with_name("b_T2w.nii.gz")):
+        shutil.copy(scan, path)
+    label_scan = ivdtool.labelling.label_scan
+
+    def too_large(path: Path, *others: Any) -> Any:
+        if path == large:
+            raise RuntimeError("not enough\nmemory")
+        return label_scan(path, *others)
+
+    monkeypatch.setattr("ivdtool.labelling.label_scan", too_large)
+    code, out, err = run("label", large.parent, "--json")
+    failed, labelled = json.loads(out)
+    assert (code, failed["Error"]) == (1, f"{large}: RuntimeError: not enough\nmemory")
+    assert err.startswith(f"Error: {large}: RuntimeError: not enough memory\n")
+    assert err.endswith("1 of 2 images failed.\n")
+    assert len(labelled["Discs"]) > 3
+    code, out, err = run("label", large)
+    assert (code, out) == (1, "")
+    assert err == f"Error: {large}: RuntimeError: not enough memory\n"
+
+
+def test_file_names_that_are_no_text(scan: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"M\xfcller_T2w.nii.gz")
+    shutil.copy(scan, odd)
+    command = [sys.executable, "-m", "ivdtool", "label", str(odd), "-o", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"M\udcfcller_T2w.nii.gz: " in done.stdout
 
 
 def test_json_stays_json(run: Run, scan: Path, tmp_path: Path) -> None:

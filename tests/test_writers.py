@@ -13,7 +13,13 @@ import pytest
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import atomic_write, nifti_stem
 from ivdtool.labels import Disc, DiscLabels
-from ivdtool.writers import default_name, sidecar_path, write_labels
+from ivdtool.writers import (
+    check_replaceable,
+    default_name,
+    markups_path,
+    sidecar_path,
+    write_labels,
+)
 
 SHAPE = (4, 20, 30)
 
@@ -92,6 +98,40 @@ def test_existing_files_are_replaced(tmp_path: Path, labels: DiscLabels) -> None
     write_labels(labels, tmp_path / "a.nii.gz")
     assert (tmp_path / "a.nii.gz").read_bytes()[:2] == b"\x1f\x8b"
     assert "SCT" in (tmp_path / "a.json").read_text()
+
+
+def test_points_moved_in_slicer_are_not_replaced(tmp_path: Path, labels: DiscLabels) -> None:
+    path = tmp_path / "out.nii.gz"
+    write_labels(labels, path, slicer=True)
+    written = markups_path(path).read_text()
+    saved = json.loads(written)
+    points = saved["markups"][0]["controlPoints"]
+    for number, point in enumerate(points):  # as 3D Slicer does
+        point |= {"id": str(number + 1), "selected": True}
+    points.reverse()
+    markups_path(path).write_text(json.dumps(saved))
+    check_replaceable(path)
+
+    points[0]["position"][2] += 0.5
+    markups_path(path).write_text(json.dumps(saved))
+    for known in (False, True):
+        with pytest.raises(UsageError, match=r"out\.mrk\.json: these labels were edited since"):
+            check_replaceable(path, known)
+    for fewer in (points[1:], []):
+        saved["markups"][0]["controlPoints"] = fewer
+        markups_path(path).write_text(json.dumps(saved))
+        with pytest.raises(UsageError, match="edited since"):
+            check_replaceable(path)
+
+    for damaged in ("", "[]", "{}", '{"markups": []}', "[" * 100_000):
+        markups_path(path).write_text(damaged)
+        check_replaceable(path)
+    path.unlink()
+    sidecar_path(path).unlink()
+    markups_path(path).write_text(written)
+    with pytest.raises(UsageError, match="did not write these labels"):
+        check_replaceable(path)
+    check_replaceable(path, known_as_ours=True)
 
 
 @pytest.mark.parametrize("name", ["out.json", "out", "out.png", "out.mgz"])

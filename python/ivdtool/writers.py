@@ -6,6 +6,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
+from ivdtool.discs import disc_name
 from ivdtool.errors import InputError, UsageError
 from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, atomic_writes, nifti_bytes, nifti_stem
 from ivdtool.label_files import read_labels
@@ -25,6 +28,7 @@ MARKUPS_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/"
     "Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
 )
+MOVED_MM = 0.01  # more than any rounding in a point list
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"  # as in the sidecars of Spine Generic; UTC
 
 
@@ -95,8 +99,9 @@ def is_ours(path: Path) -> bool:
 def check_replaceable(labels: Path, known_as_ours: bool = False) -> None:
     """Check that where nobody named the label image no work of others is lost by writing it.
 
-    That is a label image or sidecar that ivdtool did not write, also under the other one of .nii
-    and .nii.gz, which has the same sidecar; or labels that were moved, added or removed since.
+    That is a label image, sidecar or point list that ivdtool did not write, also under the other
+    one of .nii and .nii.gz, which has the same sidecar; or labels that were moved, added or removed
+    since.
 
     Args:
         labels: the label image.
@@ -106,14 +111,14 @@ def check_replaceable(labels: Path, known_as_ours: bool = False) -> None:
         UsageError: there is one.
     """
     with suppress(OSError):  # such as a name that is too long, of which writing complains
-        sidecar, stem = sidecar_path(labels), nifti_stem(labels)
+        sidecar, markups, stem = sidecar_path(labels), markups_path(labels), nifti_stem(labels)
         images = [labels.with_name(stem + suffix) for suffix in NIFTI_SUFFIXES]
-        found = [path for path in (*images, sidecar) if path.is_file()]
+        found = [path for path in (*images, sidecar, markups) if path.is_file()]
         ours = known_as_ours or not found or is_ours(labels)
         for path in found:
             if not ours:
                 problem = "ivdtool did not write these labels"
-            elif path != sidecar and _is_edited(path):
+            elif (path in images and _is_edited(path)) or (path == markups and _is_moved(path)):
                 problem = "these labels were edited since ivdtool wrote them"
             else:
                 continue
@@ -132,6 +137,23 @@ def _is_edited(labels: Path) -> bool:
             read_volume(labels)
             return True  # whole, but not as ivdtool writes it: a brush is several voxels
         return False  # damaged: nobody's work
+
+
+def _is_moved(markups: Path) -> bool:
+    """Whether a point list has other points than the sidecar beside it.
+
+    3D Slicer gives them new ids when it saves them, but leaves names and places.
+    """
+    sidecar = markups.with_name(f"{markups.name.removesuffix('.mrk.json')}.json")
+    with suppress(InputError, OSError, ValueError, LookupError, TypeError, RecursionError):
+        written = {disc_name(label): p for label, p in read_labels(sidecar).points.items()}
+        [markup] = json.loads(markups.read_text(encoding="utf-8"))["markups"]
+        points = [(point["label"], point["position"]) for point in markup["controlPoints"]]
+        return sorted(name for name, _ in points) != sorted(written) or any(
+            np.abs(np.array(place) * (-1, -1, 1) - written[name]).max() > MOVED_MM
+            for name, place in points
+        )
+    return False  # damaged, or nothing to compare with
 
 
 def write_labels(

@@ -137,11 +137,12 @@ def label(
         try:
             targets = Targets(outputs.get(path), pictures.get(path), reproducible)
             result = label_scan(path, loaded, config, which, targets)
-        except IvdtoolError as error:
+        except Exception as error:  # one bad image costs no other its labels, whatever is bad
+            failure = _with_name(error, path)
             if not many:
-                raise
-            complain(error)
-            documents.append({"Image": str(path), "Error": str(error)})
+                raise failure from error
+            complain(failure)
+            documents.append({"Image": str(path), "Error": str(failure)})
             failures += 1
             continue
         log.info("%s: %d discs", path, len(result.labels.discs))
@@ -203,6 +204,15 @@ def _outputs(
         raise UsageError(f"{output}: images of the same name would overwrite each other's results")
     make_folder(output)
     return targets
+
+
+def _with_name(error: Exception, path: Path) -> IvdtoolError:
+    """The error as one that names the image: there are others, such as of too little memory."""
+    if isinstance(error, IvdtoolError):
+        return error
+    failure = IvdtoolError(f"{path}: {type(error).__name__}: {error}")
+    failure.__cause__ = error  # for the log
+    return failure
 
 
 def _print_discs(path: Path, result: "Result", output: Path | None) -> None:
