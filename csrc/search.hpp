@@ -83,7 +83,7 @@ struct TreeNode {
   std::int64_t channel;    // of the disc, -1 at the root
   std::int64_t candidate;  // -1 at the root
   Fate fate;
-  double bound;  // no labelling below this node costs less; NaN where it was not needed
+  double bound;  // no labelling below this node costs less; infinite where there is none
 };
 
 // What the search did.

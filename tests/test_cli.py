@@ -4,6 +4,7 @@ import gc
 import gzip
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 
 import ivdtool
 import ivdtool.labelling
-from ivdtool.cli import main
+from ivdtool.cli import COMMANDS, main
 from ivdtool.commands.imports import heavy_imports
 from ivdtool.discs import disc_name
 from ivdtool.inference import INFO_FILE
@@ -100,17 +101,10 @@ def test_presets(run: Run, tmp_path: Path) -> None:
 def test_help_lists_the_commands(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in (
-        "label",
-        "train",
-        "presets",
-        "export",
-        "evaluate",
-        "check-data",
-        "phantom",
-        "model",
-    ):
-        assert f"  {command} " in out
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        assert re.search(rf"^  {command.name}  ", out, re.MULTILINE)
+        assert command.callback is None or f"ivdtool {command.name}" in readme
 
 
 def test_label_writes_image_sidecar_and_picture(run: Run, scan: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ivdtool.errors import IvdtoolError
+from ivdtool.errors import IvdtoolError, UsageError
 from ivdtool.inference import Model
 from ivdtool.metadata import ModelInfo
 from ivdtool.pipeline import (
@@ -13,7 +13,6 @@ from ivdtool.pipeline import (
     LabelConfig,
     PlaneConfig,
     Result,
-    adapt_preprocessing,
     label_discs,
 )
 from ivdtool.volumes import read_volume
@@ -52,9 +51,19 @@ def method_config(
     """Return the model's method with what is not None, or `middle`, replaced.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value out of range, or both of `slices` and `slab_mm`.
     """
-    preprocessing = adapt_preprocessing(info.preprocessing, slices, slab_mm, normalisation)
+    if slices is not None and slab_mm is not None:
+        raise UsageError("the slab is either so many slices or so many mm thick; give one of them")
+    preprocessing = info.preprocessing
+    try:
+        if slices is not None or slab_mm is not None:  # one takes the place of the other
+            thickness = preprocessing.slab_mm if slab_mm is None else slab_mm
+            preprocessing = replace(preprocessing, slices=slices, slab_mm=thickness)
+        if normalisation is not None:
+            preprocessing = replace(preprocessing, normalisation=normalisation)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     plane = PlaneConfig(reach_mm=0) if middle else PlaneConfig()
     known = constraints or Constraints()
     return LabelConfig(preprocessing, plane, known, keep_refused=keep_refused)

@@ -29,7 +29,6 @@ __all__ = [
     "LabelConfig",
     "PlaneConfig",
     "Result",
-    "adapt_preprocessing",
     "label",
     "label_discs",
 ]
@@ -99,26 +98,6 @@ def label(
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     return label_discs(read_volume(path, volume), loaded, config or LabelConfig()).labels
-
-
-def adapt_preprocessing(
-    base: PreprocessingConfig,
-    slices: int | None = None,
-    slab_mm: float | None = None,
-    normalisation: str | None = None,
-) -> PreprocessingConfig:
-    """Return `base` with what is not None replaced.
-
-    Raises:
-        UsageError: a value out of range, or both of `slices` and `slab_mm`.
-    """
-    if slices is not None and slab_mm is not None:
-        raise UsageError("the slab is either so many slices or so many mm thick; give one of them")
-    changes = {"slices": slices, "slab_mm": slab_mm, "normalisation": normalisation}
-    try:
-        return replace(base, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def label_discs(volume: Volume, model: Model, config: LabelConfig) -> Result:

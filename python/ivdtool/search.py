@@ -64,7 +64,8 @@ class SearchConfig:
         score_weight_mm2: cost of a present disc with heatmap value 0; with value 1 it is 0. Also
             of `first_last`.
         weights: "learnt" weighs each disc by its spread in the training data, and lets a disc be
-            missing the more cheaply the more often it was, see `search_skeleton`.
+            missing the more cheaply the more often it was, see `search_skeleton`; the latter also
+            of `first_last`.
         temperature_mm2: the cost that makes a labelling less likely by a factor of e; for
             posteriors and learnt missing costs.
         borrow_mm2: price of a disc whose candidate a neighbouring channel found. None: never.
@@ -186,7 +187,7 @@ class TreeNode:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the search did; in the modes without branch and bound a node is a pair of anchors.
+    """What the search did; of use in `ls_chain` alone, the one mode with branch and bound.
 
     Attributes:
         fates: number of nodes by what became of them, see FATES.
@@ -395,12 +396,12 @@ def search_skeleton(
     and l_i is missing_penalty_mm2 + temperature_mm2 * log((1 - r_i) / r_i), but not negative, where
     r_i is the disc's missing rate.
 
-    `first_last` has the same terms without chain and offset; k and t are such that the first and
-    the last present disc fit exactly. `paper` minimises equation 3 of paper 1, the sum over discs
-    of |(u_i - u_1) / |u_1 - u_5| - (p_i - p_1) / |p_1 - p_5|| (or its 2-norm); discs without
-    candidates are left out, and v1 and v5 must have some. `paper_order` wants them in order as
-    above, and counts a missing disc as one at the distance sqrt(missing_penalty_mm2) in the
-    skeleton.
+    `first_last` has the same terms without chain and offset, and all w_i are 1; k and t are such
+    that the first and the last present disc fit exactly. `paper` minimises equation 3 of paper 1,
+    the sum over discs of |(u_i - u_1) / |u_1 - u_5| - (p_i - p_1) / |p_1 - p_5|| (or its 2-norm);
+    discs without candidates are left out, and v1 and v5 must have some. `paper_order` wants them in
+    order as above, and counts a missing disc as one at the distance sqrt(missing_penalty_mm2) in
+    the skeleton.
 
     The result is exact unless `optimal` is False. It depends on nothing but the arguments; of
     equal costs the one found first wins, which prefers candidates of smaller index.
