@@ -257,6 +257,34 @@ def test_scale_and_offset_of_the_voxels_do_not_matter(config: PreprocessingConfi
         assert np.allclose(pixels, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [0, 7])
+@pytest.mark.parametrize("spacing", [0.7, 1.0, 1.3])
+def test_what_was_padded_before_is_not_in_view(value: int, spacing: float) -> None:
+    """Stitched or letterboxed images: the border of what they show is where that ends."""
+    affine = np.diag([3.0, spacing, spacing, 1.0])
+    inner = np.random.default_rng(4).random((3, 70, 110)) + 1
+    inner[:, 3, :] = inner[:, :, 5] = 0  # inside, it is nothing of the kind
+    voxels = np.full((3, 100, 150), float(value))
+    voxels[:, 12:82, 5:115] = inner
+    grid = prepare_image(make_volume(voxels, affine), PreprocessingConfig()).grid
+    edges = np.array([[1, 12, 5], [1, 81, 114]], dtype=float)
+    inside = np.array([[1, 1.5, 1.5], [1, -1.5, -1.5]]) / [1, spacing, spacing]
+    for sign, shown in ((1, True), (-1, False)):
+        pixels = grid.voxel_to_pixel(edges + sign * inside)[:, :2]
+        assert grid.shows(pixels).tolist() == [shown, shown]
+    whole = prepare_image(make_volume(inner, affine), PreprocessingConfig()).grid
+    assert whole.content is not None
+    top, bottom, left, right = whole.content
+    assert (bottom - top, right - left) == (round(110 * spacing), round(70 * spacing))
+
+
+def test_columns_of_one_value_each_are_no_padding() -> None:
+    stripes = np.broadcast_to(np.arange(60.0)[None, :, None], (3, 60, 80))
+    affine = np.diag([3.0, 1.0, 1.0, 1.0])
+    grid = prepare_image(make_volume(stripes, affine), PLAIN).grid
+    assert grid.content == (0, 80, 0, 60)
+
+
 @pytest.mark.parametrize("multiple", [64, 50, 1])
 def test_padding_is_symmetric(multiple: int) -> None:
     voxels = np.random.default_rng(4).random((3, 61, 129)) + 1

@@ -190,6 +190,65 @@ def test_neither_sform_nor_qform(tmp_path: Path) -> None:
     assert "no orientation in the header" in warning
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("qform", [True, False])
+@pytest.mark.parametrize("sizes", [(3.0, 0.0, 0.9), (0.0, 1.1, 0.9), (0.0, 0.0, 0.0)])
+def test_voxels_of_no_size(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    kind: Any,
+    suffix: str,
+    qform: bool,
+    sizes: tuple[float, ...],
+) -> None:
+    """nibabel reads them as 1 mm, with a line on standard error."""
+    image = kind(make_voxels(), None)
+    image.set_qform(make_affine() if qform else None, int(qform))
+    for change in ({}, {"sform_code": 1}):
+        image.header["pixdim"][1:4] = sizes
+        image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = make_affine()[:3]
+        for name, value in change.items():
+            image.header[name] = value
+        path = tmp_path / f"a{suffix}"
+        content = bytes(image.header.binaryblock)
+        content += bytes(int(image.header["vox_offset"] or len(content) + 4) - len(content))
+        content += image.dataobj.tobytes(order="F")
+        path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+        if change:
+            assert np.allclose(read_volume(path).affine, make_affine(), atol=1e-5)
+            continue
+        message = f"voxels of {' x '.join(f'{size:g}' for size in sizes)} mm; repair the header"
+        for read in (read_volume, read_affine):
+            with pytest.raises(InputError, match=message):
+                read(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_thickness_of_one_slice_does_not_matter(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(make_voxels((1, 46, 60)), None)
+    image.set_qform(make_affine(), 1)
+    path = save(tmp_path / "a.nii", image)
+    content = bytearray(path.read_bytes())
+    content[80:84] = bytes(4)  # pixdim[1]
+    path.write_bytes(content)
+    assert np.allclose(read_volume(path).zooms_mm[1:], (1.1, 0.9))
+
+
+def test_pictures_with_nothing_but_pixels(tmp_path: Path) -> None:
+    """Converted without voxel size or orientation: the user learns what may be wrong."""
+    voxels = np.random.default_rng(0).integers(0, 255, (1, 700, 880)).astype(np.uint8)
+    volume = read_volume(save(tmp_path / "a.nii", nib.Nifti1Image(voxels, np.eye(4))))
+    identity, size = volume.warnings
+    assert identity.startswith("the affine is the identity, as of converted pictures")
+    assert size.startswith("a field of view of 700 mm from front to back and 880 mm high")
+    path = save(tmp_path / "b.nii", nib.Nifti1Image(voxels.T, np.eye(4)))
+    with pytest.raises(InputError, match=r"single slice that is not sagittal.*is the identity"):
+        read_volume(path)
+    scanned = np.diag([4.0, 0.4, 0.4, 1.0])
+    assert read_volume(save(tmp_path / "c.nii", nib.Nifti1Image(voxels, scanned))).warnings == ()
+
+
 @pytest.mark.parametrize("quaternion", [(np.nan, 0, 0), (1, 1, 1)])
 def test_unusable_qform_beside_a_good_sform(
     tmp_path: Path, quaternion: tuple[float, float, float]

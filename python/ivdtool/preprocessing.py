@@ -1,6 +1,6 @@
 """From a volume to the network's input: sagittal slab, 1 mm pixels, [0, 1], padded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -60,7 +60,8 @@ class Grid:
         to_voxel: (4, 4) maps (row, col, depth, 1) to (i, j, k, 1).
         affine: (4, 4) maps (i, j, k, 1) to RAS+ world mm.
         content: rows from, rows to, columns from, columns to (ends exclusive) that show the
-            volume; the others are padding. The whole image when None.
+            volume; the others are padding, or rows and columns at its border that are all one
+            value, since something else padded it before. The whole image when None.
     """
 
     shape: tuple[int, int]
@@ -70,7 +71,7 @@ class Grid:
     content: tuple[int, int, int, int] | None = None
 
     def shows(self, pixels: npt.ArrayLike, margin_mm: float = 0.0) -> npt.NDArray[np.bool_]:
-        """(..., 2) image coordinates to (...) whether the volume, not padding, is there.
+        """(..., 2) image coordinates to (...) whether something, not padding, is there.
 
         With a margin, points nearer than that to its border count as outside.
         """
@@ -130,7 +131,7 @@ def prepare_image(volume: Volume, config: PreprocessingConfig, plane: float | No
     pixels = _normalise(volume, pixels, config)
     padding = [_padding(n, config.size_multiple) for n in pixels.shape]
     grid = _grid(volume, pixels.shape, padding, plane)
-    return Image(np.pad(pixels, padding), grid)
+    return Image(np.pad(pixels, padding), replace(grid, content=_content(slab, pixels, padding)))
 
 
 def _average_slab(
@@ -212,9 +213,24 @@ def _grid(
         to_voxel[axis, 3] = count - 1 - start if sign > 0 else start
         spacing.append(float(scale * volume.zooms_mm[axis]))
     shape = tuple(n + sum(pad) for n, pad in zip(size, padding, strict=True))
-    (top, _), (left, _) = padding
-    content = (top, top + size[0], left, left + size[1])
-    return Grid((shape[0], shape[1]), (spacing[0], spacing[1]), to_voxel, volume.affine, content)
+    return Grid((shape[0], shape[1]), (spacing[0], spacing[1]), to_voxel, volume.affine)
+
+
+def _content(
+    slab: npt.NDArray[np.float32],
+    pixels: npt.NDArray[np.float32],
+    padding: list[tuple[int, int]],
+) -> tuple[int, int, int, int]:
+    """What `Grid.content` says; pixels that lie in the border of the slab in part count to it."""
+    ends: list[int] = []
+    for axis, (before, _) in enumerate(padding):
+        varied = np.flatnonzero(slab.min(axis=1 - axis) < slab.max(axis=1 - axis))
+        if len(varied) == 0:  # each of one value, but of another than its neighbours
+            varied = np.arange(slab.shape[axis])
+        scale = pixels.shape[axis] / slab.shape[axis]
+        first, last = np.ceil(varied[0] * scale - 1e-6), np.floor((varied[-1] + 1) * scale + 1e-6)
+        ends += [before + int(first), before + int(last)]
+    return ends[0], ends[1], ends[2], ends[3]
 
 
 def _with_depth(pixels: npt.ArrayLike) -> Points:

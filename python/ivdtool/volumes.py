@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip, igzip_lib
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
 
@@ -38,6 +39,10 @@ AFFINE_TOLERANCE_MM = 0.1  # sform and qform may differ by this at a corner with
 MIN_INDEPENDENCE = 0.1  # volume of the parallelepiped of unit voxel axes; 1 if orthogonal
 MIN_EXTENT_MM = 40.0  # less than two discs and their vertebrae
 MIN_VOXELS = 16
+MAX_DEPTH_MM, MAX_HEIGHT_MM = (
+    600.0,
+    1300.0,
+)  # no scanner shows more from front to back, or of a body
 WARN_SPACING_MM = 2.0
 MAX_SPACING_MM = 4.0  # a disc is 4-10 mm high: nothing is left of it beyond
 CHUNK_BYTES = 2**18  # inflated at a time: stays in the cache on its way to the array
@@ -162,11 +167,29 @@ def _load(path: Path) -> nib.Nifti1Image:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}; give the path of a .nii or .nii.gz file")
-    with np.errstate(invalid="ignore"):  # NaN in the affine is found later
+    with (
+        np.errstate(invalid="ignore"),
+        LoggingOutputSuppressor(),
+    ):  # NaN in the affine is found later
         image = nib.load(path)
     if not isinstance(image, nib.Nifti1Image):
         raise InputError(f"{path}: not a NIfTI file; convert it to .nii.gz first")
+    if image.header["sform_code"] == 0:
+        _check_voxel_sizes(path, image)
     return image
+
+
+def _check_voxel_sizes(path: Path, image: nib.Nifti1Image) -> None:
+    """nibabel takes a size of 0 for 1 mm; that of a single slice does not matter."""
+    kind = type(image.header)
+    with igzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        header = kind(stream.read(kind.template_dtype.itemsize), check=False)
+    sizes = header["pixdim"][1:4]
+    if any(size == 0 and count > 1 for size, count in zip(sizes, image.shape, strict=False)):
+        stored = " x ".join(f"{size:g}" for size in sizes)
+        raise InputError(
+            f"{path}: voxels of {stored} mm; repair the header or convert the scan again"
+        )
 
 
 @contextmanager
@@ -293,6 +316,11 @@ def header_affine(
         affine = header.get_base_affine()
         warnings.append("no orientation in the header (sform and qform codes are 0): assumed LAS")
     affine = np.asarray(affine, dtype=np.float64)
+    if np.array_equal(affine, np.eye(4)):
+        warnings.append(
+            "the affine is the identity, as of converted pictures: "
+            "it may tell neither voxel size nor orientation"
+        )
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         independence = abs(np.linalg.det(directions))
@@ -333,7 +361,14 @@ def _check_geometry(volume: Volume) -> list[str]:
                 f"{volume.path}: only {shape[axis]} voxels ({extent:.0f} mm) {name}, too small to "
                 "show discs; give a scan of the spine"
             )
-    return [
+    warnings = []
+    depth, height = shape[ap] * zooms[ap], shape[si] * zooms[si]
+    if depth > MAX_DEPTH_MM or height > MAX_HEIGHT_MM:
+        warnings.append(
+            f"a field of view of {depth:.0f} mm from front to back and {height:.0f} mm high: "
+            "are voxel size and orientation right?"
+        )
+    return warnings + [
         f"{zooms[axis]:.1f} mm spacing {name} is coarse; labels may be off"
         for axis, name in ((si, "superior-inferior"), (ap, "anterior-posterior"))
         if zooms[axis] > WARN_SPACING_MM
