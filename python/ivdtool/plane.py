@@ -55,7 +55,7 @@ def find_plane(
 ) -> float:
     """Return the sagittal slice index (fractional) at which the network sees most discs.
 
-    Slabs at several planes are shown to the network in one batch; where it sees most at the
+    Slabs at several planes are shown to the network together; where it sees most at the
     outermost one, or nothing but blank slabs, as padding leaves at the sides, planes further out
     follow. The plane is the mean of all, weighted by the eighth power of the evidence in each. It
     is the middle of the volume where the network sees nothing.
@@ -100,11 +100,12 @@ def find_plane(
 def _planes(volume: Volume, step_mm: float) -> dict[int, float]:
     """Planes inside the volume, by their number from the middle.
 
-    None lies outside: half a slab shows half as much of the spine.
+    None lies outside: half a slab shows half as much of the spine. The outermost slices are planes,
+    too, if at least half a step from the others: thick ones may be all there is beside the middle.
     """
     middle, step = central_plane(volume), step_mm / volume.zooms_mm[volume.axes[0][0]]
-    count = int(middle / step)
-    return {n: float(middle + step * n) for n in range(-count, count + 1)}
+    count = int(middle / step + 0.5)
+    return {n: max(0.0, min(middle + step * n, 2 * middle)) for n in range(-count, count + 1)}
 
 
 def _further(evidence: Mapping[int, float]) -> list[int]:
