@@ -34,12 +34,12 @@ from tests.test_batch import contents, table
 from ivdtool.benchmark.timing import expect
 from ivdtool.bids import images_below
 from ivdtool.errors import IvdtoolError
-from ivdtool.files import LABEL_SUFFIX, nifti_bytes
+from ivdtool.files import LABEL_SUFFIX, nifti_bytes, sidecar_path
 from ivdtool.inference import Model, load_model
 from ivdtool.labelling import Targets, label_scan, method_config
 from ivdtool.phantom import make_phantom
 from ivdtool.phantom_dataset import random_config
-from ivdtool.writers import default_name, sidecar_path
+from ivdtool.writers import default_name
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 IVDTOOL = (sys.executable, "-m", "ivdtool")

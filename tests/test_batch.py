@@ -29,9 +29,8 @@ from ivdtool.batch.summary import Summary
 from ivdtool.batch.worker import BatchConfig, Outcome, Task
 from ivdtool.bids import images_below
 from ivdtool.errors import InputError, IvdtoolError, ModelError, UsageError
-from ivdtool.files import is_temporary
+from ivdtool.files import is_temporary, sidecar_path
 from ivdtool.label_files import LABEL_SUFFIXES
-from ivdtool.writers import sidecar_path
 
 CONFIG = BatchConfig(model=batch_stub.__file__)
 SUFFIX = "_label-discs_dlabel"

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from ivdtool.errors import InputError, UsageError
-from ivdtool.files import atomic_write, nifti_stem
+from ivdtool.files import atomic_write, nifti_stem, sidecar_path
 from ivdtool.labels import Disc, DiscLabels
 from ivdtool.writers import (
     check_replaceable,
     default_name,
     markups_path,
-    sidecar_path,
     write_labels,
 )
 

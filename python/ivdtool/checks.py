@@ -15,7 +15,7 @@ from nibabel.affines import apply_affine
 from ivdtool.bids import BidsImage, find_images, read_participants
 from ivdtool.discs import ALL_LABELS, disc_label, disc_name
 from ivdtool.errors import InputError
-from ivdtool.files import find_files, nifti_stem
+from ivdtool.files import find_files, nifti_stem, sidecar_path
 from ivdtool.label_files import (
     LANDMARKS,
     MAX_ROUNDING,
@@ -190,7 +190,7 @@ def _read_points(path: Path, volume: Volume | None, problems: list[Problem]) -> 
         problems += unusable
         if any(problem.kind in ("fractional", "duplicate", "blob") for problem in unusable):
             return None
-        sidecar = path.with_name(f"{nifti_stem(path)}.json")
+        sidecar = sidecar_path(path)
     else:
         sidecar = path
     try:

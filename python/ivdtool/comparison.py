@@ -31,7 +31,7 @@ from ivdtool.bids import BidsImage, find_images
 from ivdtool.config import read_toml, to_dict
 from ivdtool.device import choose_device
 from ivdtool.errors import InputError, UsageError
-from ivdtool.files import atomic_write
+from ivdtool.files import atomic_write, sidecar_path
 from ivdtool.labels import Disc, DiscLabels
 from ivdtool.methods.registry import Predictor, load_predictor
 from ivdtool.plane import plane_through
@@ -43,7 +43,7 @@ from ivdtool.training.presets import read_settings
 from ivdtool.training.progress import Progress
 from ivdtool.training.run import run_training
 from ivdtool.volumes import Volume, read_volume
-from ivdtool.writers import default_name, sidecar_path
+from ivdtool.writers import default_name
 
 __all__ = ["TABLE", "Budget", "Comparison", "Run", "compare_methods"]
 

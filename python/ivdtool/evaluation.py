@@ -28,7 +28,6 @@ IDENTIFIED_MM = 20.0  # the usual bound of the identification rate (Glocker et a
 CONFIDENCE = 0.95  # of the intervals
 MAX_WEIGHTS = 4_000_000  # resampling weights in memory at once
 
-Point = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float64]
 
 
@@ -231,8 +230,8 @@ class Summary:
 
 def score_case(
     case: str,
-    predicted: Mapping[int, Point],
-    reference: Mapping[int, Point],
+    predicted: Mapping[int, Floats],
+    reference: Mapping[int, Floats],
     ignored: Collection[int],
     affine: npt.NDArray[np.float64],
     *,
@@ -275,7 +274,7 @@ def score_case(
     )
 
 
-def _score_disc(label: int, point: Point, predicted: Mapping[int, Point]) -> DiscScore:
+def _score_disc(label: int, point: Floats, predicted: Mapping[int, Floats]) -> DiscScore:
     if not predicted:
         return DiscScore(label)
     distances = {k: _distance(point, p) for k, p in predicted.items()}
@@ -291,11 +290,11 @@ def _score_disc(label: int, point: Point, predicted: Mapping[int, Point]) -> Dis
     )
 
 
-def _distance(a: Point, b: Point) -> float:
+def _distance(a: Floats, b: Floats) -> float:
     return float(np.hypot(*(a - b)))
 
 
-def _along(a: Point, b: Point) -> float:
+def _along(a: Floats, b: Floats) -> float:
     return float(abs(a[1] - b[1]))
 
 

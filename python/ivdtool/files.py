@@ -33,6 +33,7 @@ __all__ = [
     "make_folder",
     "nifti_bytes",
     "nifti_stem",
+    "sidecar_path",
 ]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -50,6 +51,15 @@ def nifti_stem(path: str | Path) -> str:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     raise UsageError(f"{path}: not a NIfTI file name; let it end in .nii.gz or .nii")
+
+
+def sidecar_path(path: str | Path) -> Path:
+    """Return the JSON file beside a label image.
+
+    Raises:
+        UsageError: the label image's name does not end in .nii.gz or .nii.
+    """
+    return Path(path).with_name(f"{nifti_stem(path)}.json")
 
 
 def is_nifti(path: Path) -> bool:

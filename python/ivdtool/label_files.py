@@ -16,7 +16,7 @@ from nibabel.affines import apply_affine
 
 from ivdtool.discs import ALL_LABELS, disc_name
 from ivdtool.errors import InputError
-from ivdtool.files import NIFTI_SUFFIXES, is_nifti, nifti_stem
+from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, is_nifti, nifti_stem, sidecar_path
 from ivdtool.volumes import Volume, read_volume
 
 __all__ = [
@@ -32,10 +32,8 @@ __all__ = [
     "read_labels",
 ]
 
-Point = npt.NDArray[np.float64]
-
 LABEL_SUFFIXES = (
-    "_label-discs_dlabel",
+    f"_{LABEL_SUFFIX}",
     "_labels-disc-manual",
     "_label-disc",
     "_label-discs",
@@ -66,7 +64,7 @@ class LabelPoints:
         warnings: what is odd about the file, one line each.
     """
 
-    points: Mapping[int, Point]
+    points: Mapping[int, npt.NDArray[np.float64]]
     unknown: frozenset[int] = frozenset()
     absent: frozenset[int] = frozenset()
     uncertain: frozenset[int] = frozenset()
@@ -125,7 +123,7 @@ def label_files(path: str | Path) -> tuple[Path, ...]:
     """Return the files that `read_labels` reads: `path` and, where there is one, its sidecar."""
     path = Path(path)
     if is_nifti(path):
-        sidecar = path.with_name(f"{nifti_stem(path)}.json")
+        sidecar = sidecar_path(path)
         if sidecar.is_file():
             return (path, sidecar)
     return (path,)
@@ -205,7 +203,7 @@ def _position(disc: Mapping[str, Any]) -> Any:
     return disc.get("posterior_mm") or disc.get("world_mm")
 
 
-def _sidecar_point(disc: Mapping[str, Any]) -> tuple[int, Point]:
+def _sidecar_point(disc: Mapping[str, Any]) -> tuple[int, npt.NDArray[np.float64]]:
     label, point = index(disc["label"]), np.array(_position(disc), dtype=np.float64)
     if point.shape != (3,) or not np.isfinite(point).all():
         raise ValueError(f"label {label} is not at three finite numbers")

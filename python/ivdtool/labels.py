@@ -17,7 +17,6 @@ from ivdtool.discs import disc_name
 
 __all__ = ["Disc", "DiscLabels", "Verdict"]
 
-Point = npt.NDArray[np.float64]
 Verdict = Literal["certain", "check", "refused"]
 
 JSON_DECIMALS = 6
@@ -41,8 +40,8 @@ class Disc:
     """
 
     label: int
-    world_mm: Point
-    voxel: Point
+    world_mm: npt.NDArray[np.float64]
+    voxel: npt.NDArray[np.float64]
     score: float
     confidence: float
     status: str = "detected"
@@ -174,7 +173,7 @@ class DiscLabels:
 
 
 def _nearest_free_voxel(
-    grid: npt.NDArray[np.uint8], voxel: Point, affine: npt.NDArray[np.float64]
+    grid: npt.NDArray[np.uint8], voxel: npt.NDArray[np.float64], affine: npt.NDArray[np.float64]
 ) -> tuple[int, int, int]:
     """Index of the voxel without a label nearest to `voxel` in mm; ties by index."""
     last = np.array(grid.shape) - 1

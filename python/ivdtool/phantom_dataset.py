@@ -10,9 +10,9 @@ from typing import Any, get_args
 import numpy as np
 
 from ivdtool.errors import UsageError
-from ivdtool.files import atomic_write, make_folder, nifti_bytes, nifti_stem
+from ivdtool.files import atomic_write, make_folder, nifti_bytes, nifti_stem, sidecar_path
 from ivdtool.phantom import REGION_DISCS, Contrast, PhantomConfig, Region, make_phantom
-from ivdtool.writers import default_name, sidecar_path
+from ivdtool.writers import default_name
 
 __all__ = ["random_config", "write_phantoms"]
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from ivdtool.discs import disc_name
 from ivdtool.errors import InputError, UsageError
-from ivdtool.files import LABEL_SUFFIX, NIFTI_SUFFIXES, atomic_writes, nifti_bytes, nifti_stem
+from ivdtool.files import (
+    LABEL_SUFFIX,
+    NIFTI_SUFFIXES,
+    atomic_writes,
+    nifti_bytes,
+    nifti_stem,
+    sidecar_path,
+)
 from ivdtool.label_files import read_labels
 from ivdtool.labels import DiscLabels
 from ivdtool.volumes import read_volume
@@ -20,7 +27,6 @@ __all__ = [
     "default_name",
     "markups_path",
     "picture_path",
-    "sidecar_path",
     "write_labels",
 ]
 
@@ -35,15 +41,6 @@ DATE_FORMAT = "%Y-%m-%d %H:%M:%S"  # as in the sidecars of Spine Generic; UTC
 def default_name(image: str | Path, suffix: str = LABEL_SUFFIX) -> str:
     """Return the label file name of an image, ``sub-01_T2w_label-discs_dlabel.nii.gz``."""
     return f"{nifti_stem(image)}_{suffix}.nii.gz"
-
-
-def sidecar_path(path: str | Path) -> Path:
-    """Return the JSON file beside a label image.
-
-    Raises:
-        UsageError: the label image's name does not end in .nii.gz or .nii.
-    """
-    return Path(path).with_name(f"{nifti_stem(path)}.json")
 
 
 def markups_path(path: str | Path) -> Path:

@@ -17,9 +17,9 @@ from typing import Any
 
 from ivdtool import __version__
 from ivdtool.errors import IvdtoolError
-from ivdtool.files import file_sha256
+from ivdtool.files import file_sha256, sidecar_path
 from ivdtool.modelfile import BATCH_SIZE
-from ivdtool.writers import markups_path, picture_path, sidecar_path
+from ivdtool.writers import markups_path, picture_path
 
 __all__ = [
     "BatchConfig",
