@@ -116,8 +116,8 @@ def test_points_moved_in_slicer_are_not_replaced(tmp_path: Path, labels: DiscLab
     for known in (False, True):
         with pytest.raises(UsageError, match=r"out\.mrk\.json: these labels were edited since"):
             check_replaceable(path, known)
-    for fewer in (points[1:], []):
-        saved["markups"][0]["controlPoints"] = fewer
+    for count in (1, 0):
+        saved["markups"][0]["controlPoints"] = points[:count]
         markups_path(path).write_text(json.dumps(saved))
         with pytest.raises(UsageError, match="edited since"):
             check_replaceable(path)
