@@ -1,7 +1,6 @@
 """The sagittal plane of the spine is found from what a network would see in slabs beside it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,20 +105,6 @@ def test_planes_lie_inside_the_volume() -> None:
     shown.clear()
     find_plane(make_volume(8), PreprocessingConfig(), CONFIG, predict)
     assert shown == pytest.approx([0.5, 3.5, 6.5])
-
-
-@pytest.mark.parametrize(("slices", "spacing_mm"), [(3, 7.0), (4, 5.0), (5, 3.9), (7, 4.4)])
-@pytest.mark.parametrize("side", [0, -1])
-def test_the_outermost_of_few_thick_slices_is_found(
-    slices: int, spacing_mm: float, side: int
-) -> None:
-    volume = make_volume(slices)
-    affine = np.diag([spacing_mm, 1.0, 1.0, 1.0])
-    volume = replace(volume, affine=affine)
-    true = range(slices)[side]
-    predict = predictor(lambda index: float(np.exp(-((index - true) ** 2))), 0)
-    found = find_plane(volume, PreprocessingConfig(), PlaneConfig(), predict)
-    assert found == pytest.approx(true, abs=0.35)
 
 
 @pytest.mark.parametrize(("slices", "config"), [(1, CONFIG), (21, PlaneConfig(reach_mm=0.0))])

@@ -48,7 +48,7 @@ class _FixedNorm(nn.Module):
 def export_model(network: nn.Module, info: ModelInfo, path: Path) -> None:
     """Write a self-contained model file.
 
-    Weights are rounded to 16 bits, which changes heatmaps by some 0.001 and the compressed file to
+    Weights are rounded to 16 bits, which changes heatmaps by some 0.001 and packs (in wheels) to
     60 % of the size. The network is scripted in eval mode and frozen: constants are folded,
     normalisation into the convolution before it, so that the file runs without this package's
     source and loads and runs faster. `network` itself is left in eval mode.
@@ -97,10 +97,10 @@ def _round_weights(module: nn.Module) -> None:
 
 
 def _without_debug_files(archive: io.BytesIO) -> bytes:
-    """The archive, compressed, less what names source files, and so folders, of this machine."""
+    """The archive less what names the source files, and so the folders, of this machine."""
     kept = io.BytesIO()
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(kept, "w") as target:
         for entry in source.infolist():
             if not entry.filename.endswith(".debug_pkl"):
-                target.writestr(entry, source.read(entry), zipfile.ZIP_DEFLATED)
+                target.writestr(entry, source.read(entry))
     return kept.getvalue()

@@ -100,12 +100,11 @@ def find_plane(
 def _planes(volume: Volume, step_mm: float) -> dict[int, float]:
     """Planes inside the volume, by their number from the middle.
 
-    None lies outside: half a slab shows half as much of the spine. The outermost slices are planes,
-    too, if at least half a step from the others: thick ones may be all there is beside the middle.
+    None lies outside: half a slab shows half as much of the spine.
     """
     middle, step = central_plane(volume), step_mm / volume.zooms_mm[volume.axes[0][0]]
-    count = int(middle / step + 0.5)
-    return {n: max(0.0, min(middle + step * n, 2 * middle)) for n in range(-count, count + 1)}
+    count = int(middle / step)
+    return {n: float(middle + step * n) for n in range(-count, count + 1)}
 
 
 def _further(evidence: Mapping[int, float]) -> list[int]:

@@ -35,8 +35,11 @@ train and val images are 0.87 to 1.13 times as large, with a standard deviation 
 
 
 BORDER_ROOM_MM = 15.0
-"""A disc that the labels do not reach is missed where its place is so far from the border. That is
-so in none of the 113 train and val images as given."""
+"""A disc that the labels do not reach is missed where its place is so far from the border."""
+
+MOST_MISSED = 1
+"""So many discs may be missed: images fade towards the border, and the place is a guess. None is in
+the 113 train and val images as given, one in 14 of 133 certain windows of val, more in one."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Evidence:
             doubts.append("neither C2/C3 nor L5/S1 is well in view to tell the level by")
         if self.missing:
             doubts.append(f"between the others no {_names(self.missing)} was found")
-        if self.missed:
+        if len(self.missed) > MOST_MISSED:
             doubts.append(f"no {_names(self.missed)} was found, which should be in view")
         if not 1 / USUAL_SIZE <= self.size <= USUAL_SIZE:
             doubts.append(
