@@ -1,4 +1,4 @@
-"""What was asked for in speed and accuracy beside what is measured, as a Markdown table.
+"""The goals in speed and accuracy beside what is measured, as a Markdown table.
 
     ivdtool benchmark --json figures.json
     python -m benchmarks.targets figures.json

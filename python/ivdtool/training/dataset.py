@@ -89,7 +89,7 @@ class Case:
         return float(self.points[:, 1].mean())
 
     def restricted(self, labels: Sequence[int]) -> "Case":
-        """Return the case with the discs of `labels` only; none may be left."""
+        """Return the case with the discs of `labels` only, perhaps with none."""
         kept = np.isin(self.labels, labels)
         return replace(
             self,
