@@ -39,7 +39,7 @@ BORDER_ROOM_MM = 15.0
 
 MOST_MISSED = 1
 """So many discs may be missed: images fade towards the border, and the place is a guess. None is in
-the 113 train and val images as given, one in 14 of 133 certain windows of val, more in one."""
+the 113 train and val images as given, one in 15 of 133 certain windows of val, more in one."""
 
 
 @dataclass(frozen=True)
