@@ -357,6 +357,24 @@ def test_file_names_that_are_no_text(scan: Path, tmp_path: Path) -> None:
     assert rb"M\udcfcller_T2w.nii.gz: " in done.stdout
 
 
+def test_what_nibabel_says_of_a_header_is_not_repeated(scan: Path, tmp_path: Path) -> None:
+    """Of voxels without a size, which it takes for 1 mm."""
+    image = nib.nifti1.load(scan)
+    path = tmp_path / "a.nii"
+    affine = image.affine
+    image.set_qform(affine, 1)
+    image.set_sform(None, 0)
+    nib.save(image, path)
+    content = bytearray(path.read_bytes())
+    content[80:92] = bytes(12)  # pixdim
+    path.write_bytes(content)
+    command = [sys.executable, "-m", "ivdtool", "label", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    what = "voxels of 0 x 0 x 0 mm; repair the header or convert the scan again"
+    assert done.stderr == f"Error: {path}: {what}\n"
+
+
 def test_json_stays_json(run: Run, scan: Path, tmp_path: Path) -> None:
     """With times, and of a folder whose only image fails."""
     code, out, err = run("label", scan, "--json", "-v")

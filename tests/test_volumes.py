@@ -239,9 +239,11 @@ def test_pictures_with_nothing_but_pixels(tmp_path: Path) -> None:
     """Converted without voxel size or orientation: the user learns what may be wrong."""
     voxels = np.random.default_rng(0).integers(0, 255, (1, 700, 880)).astype(np.uint8)
     volume = read_volume(save(tmp_path / "a.nii", nib.Nifti1Image(voxels, np.eye(4))))
-    identity, size = volume.warnings
+    (identity,) = volume.warnings
     assert identity.startswith("the affine is the identity, as of converted pictures")
-    assert size.startswith("a field of view of 700 mm from front to back and 880 mm high")
+    wide = save(tmp_path / "d.nii", nib.Nifti1Image(voxels.transpose(0, 2, 1), np.eye(4)))
+    with pytest.raises(InputError, match=r"880 mm from front.*any body; .*is the identity"):
+        read_volume(wide)
     path = save(tmp_path / "b.nii", nib.Nifti1Image(voxels.T, np.eye(4)))
     with pytest.raises(InputError, match=r"single slice that is not sagittal.*is the identity"):
         read_volume(path)

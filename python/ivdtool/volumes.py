@@ -1,5 +1,6 @@
 """Read NIfTI files: any storage orientation, oblique, any spacing; 3-D or one sagittal slice."""
 
+import logging
 import math
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip, igzip_lib
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.imageglobals import logger as nibabel_logger
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
 
@@ -39,10 +40,7 @@ AFFINE_TOLERANCE_MM = 0.1  # sform and qform may differ by this at a corner with
 MIN_INDEPENDENCE = 0.1  # volume of the parallelepiped of unit voxel axes; 1 if orthogonal
 MIN_EXTENT_MM = 40.0  # less than two discs and their vertebrae
 MIN_VOXELS = 16
-MAX_DEPTH_MM, MAX_HEIGHT_MM = (
-    600.0,
-    1300.0,
-)  # no scanner shows more from front to back, or of a body
+MAX_DEPTH_MM, MAX_HEIGHT_MM = 800.0, 2200.0  # a whole body, and some padding
 WARN_SPACING_MM = 2.0
 MAX_SPACING_MM = 4.0  # a disc is 4-10 mm high: nothing is left of it beyond
 CHUNK_BYTES = 2**18  # inflated at a time: stays in the cache on its way to the array
@@ -167,16 +165,24 @@ def _load(path: Path) -> nib.Nifti1Image:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}; give the path of a .nii or .nii.gz file")
-    with (
-        np.errstate(invalid="ignore"),
-        LoggingOutputSuppressor(),
-    ):  # NaN in the affine is found later
+    with np.errstate(invalid="ignore"), _quiet_nibabel():  # NaN in the affine is found later
         image = nib.load(path)
     if not isinstance(image, nib.Nifti1Image):
         raise InputError(f"{path}: not a NIfTI file; convert it to .nii.gz first")
     if image.header["sform_code"] == 0:
         _check_voxel_sizes(path, image)
     return image
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """It tells of headers that it mends on standard error; what matters of that is told here."""
+    level = nibabel_logger.level
+    nibabel_logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        nibabel_logger.setLevel(level)
 
 
 def _check_voxel_sizes(path: Path, image: nib.Nifti1Image) -> None:
@@ -361,14 +367,13 @@ def _check_geometry(volume: Volume) -> list[str]:
                 f"{volume.path}: only {shape[axis]} voxels ({extent:.0f} mm) {name}, too small to "
                 "show discs; give a scan of the spine"
             )
-    warnings = []
     depth, height = shape[ap] * zooms[ap], shape[si] * zooms[si]
     if depth > MAX_DEPTH_MM or height > MAX_HEIGHT_MM:
-        warnings.append(
-            f"a field of view of {depth:.0f} mm from front to back and {height:.0f} mm high: "
-            "are voxel size and orientation right?"
+        raise InputError(
+            f"{volume.path}: {depth:.0f} mm from front to back and {height:.0f} mm high, larger "
+            "than any body; repair voxel size or orientation in the header"
         )
-    return warnings + [
+    return [
         f"{zooms[axis]:.1f} mm spacing {name} is coarse; labels may be off"
         for axis, name in ((si, "superior-inferior"), (ap, "anterior-posterior"))
         if zooms[axis] > WARN_SPACING_MM
