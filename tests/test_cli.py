@@ -104,7 +104,7 @@ def test_help_lists_the_commands(run: Run) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     for command in COMMANDS:
         assert re.search(rf"^  {command.name}  ", out, re.MULTILINE)
-        assert command.callback is None or f"ivdtool {command.name}" in readme
+        assert f"ivdtool {command.name}" in readme
 
 
 def test_label_writes_image_sidecar_and_picture(run: Run, scan: Path, tmp_path: Path) -> None:
@@ -320,6 +320,11 @@ def test_corrected_labels_in_a_folder_are_kept(
     assert err.startswith(f"Error: {labels}: these labels were edited since ivdtool wrote them")
 
 
+def write_truncated(scan: Path, path: Path) -> Path:
+    path.write_bytes(scan.read_bytes()[:-5000])
+    return path
+
+
 def test_one_image_too_much_costs_no_other(
     run: Run, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,9 +347,14 @@ def test_one_image_too_much_costs_no_other(
     assert err.startswith(f"Error: {large}: RuntimeError: not enough memory\n")
     assert err.endswith("1 of 2 images failed.\n")
     assert len(labelled["Discs"]) > 3
-    code, out, err = run("label", large)
+    log = tmp_path / "log"
+    code, out, err = run("label", large, "--log-file", log)
     assert (code, out) == (1, "")
     assert err == f"Error: {large}: RuntimeError: not enough memory\n"
+    assert "\nRuntimeError: not enough\nmemory\n" in log.read_text(encoding="utf-8")
+    damaged = write_truncated(scan, tmp_path / "c.nii.gz")
+    assert run("label", damaged, "--log-file", log)[0] == 3
+    assert "EOFError" in log.read_text(encoding="utf-8")  # what the error was raised from
 
 
 def test_file_names_that_are_no_text(scan: Path, tmp_path: Path) -> None:

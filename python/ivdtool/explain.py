@@ -127,10 +127,10 @@ def _alternative_lines(assignment: Assignment) -> Iterator[str]:
 
 
 def _effort_lines(assignment: Assignment) -> Iterator[str]:
-    statistics = assignment.statistics
     if assignment.config.mode != "ls_chain":
         yield f"  {assignment.nodes} nodes taken"
         return
+    statistics = assignment.statistics
     yield f"  {assignment.nodes} nodes taken, {statistics.depth} discs deep; cut:"
     for fate, reason in REASONS.items():
         if count := statistics.fates[fate]:

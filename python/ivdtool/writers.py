@@ -115,7 +115,9 @@ def check_replaceable(labels: Path, known_as_ours: bool = False) -> None:
         for path in found:
             if not ours:
                 problem = "ivdtool did not write these labels"
-            elif (path in images and _is_edited(path)) or (path == markups and _is_moved(path)):
+            elif (path in images and _is_edited(path)) or (
+                path == markups and _is_moved(path, sidecar)
+            ):
                 problem = "these labels were edited since ivdtool wrote them"
             else:
                 continue
@@ -136,12 +138,11 @@ def _is_edited(labels: Path) -> bool:
         return False  # damaged: nobody's work
 
 
-def _is_moved(markups: Path) -> bool:
-    """Whether a point list has other points than the sidecar beside it.
+def _is_moved(markups: Path, sidecar: Path) -> bool:
+    """Whether a point list has other points than the sidecar.
 
     3D Slicer gives them new ids when it saves them, but leaves names and places.
     """
-    sidecar = markups.with_name(f"{markups.name.removesuffix('.mrk.json')}.json")
     with suppress(InputError, OSError, ValueError, LookupError, TypeError, RecursionError):
         written = {disc_name(label): p for label, p in read_labels(sidecar).points.items()}
         [markup] = json.loads(markups.read_text(encoding="utf-8"))["markups"]

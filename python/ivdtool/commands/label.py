@@ -137,10 +137,10 @@ def label(
         try:
             targets = Targets(outputs.get(path), pictures.get(path), reproducible)
             result = label_scan(path, loaded, config, which, targets)
-        except Exception as error:  # one bad image costs no other its labels, whatever is bad
+        except Exception as error:  # noqa: BLE001 - one bad image costs no other its labels
             failure = _with_name(error, path)
             if not many:
-                raise failure from error
+                raise failure from failure.__cause__  # an IvdtoolError's own one stays
             complain(failure)
             documents.append({"Image": str(path), "Error": str(failure)})
             failures += 1
